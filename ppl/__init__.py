@@ -1,0 +1,33 @@
+"""A probabilistic programming language on JAX in which variational inference is programmable."""
+
+from ppl._errors import AddressError as AddressError
+from ppl._errors import ControlFlowError as ControlFlowError
+from ppl._errors import PPLError as PPLError
+from ppl._errors import StrategyError as StrategyError
+from ppl._errors import SupportError as SupportError
+from ppl._errors import UnsoundGradientError as UnsoundGradientError
+from ppl.choicemap import Masked as Masked
+from ppl.choicemap import merge as merge
+from ppl.distributions import bernoulli as bernoulli
+from ppl.distributions import beta as beta
+from ppl.distributions import categorical as categorical
+from ppl.distributions import dirichlet as dirichlet
+from ppl.distributions import exponential as exponential
+from ppl.distributions import gamma as gamma
+from ppl.distributions import laplace as laplace
+from ppl.distributions import multivariate_normal as multivariate_normal
+from ppl.distributions import normal as normal
+from ppl.distributions import poisson as poisson
+from ppl.distributions import student_t as student_t
+from ppl.distributions import uniform as uniform
+from ppl.generative import GenerativeFunction as GenerativeFunction
+from ppl.generative import Trace as Trace
+from ppl.generative import gen as gen
+from ppl.strategies import Strategy as Strategy
+from ppl.strategies import enum as enum
+from ppl.strategies import pathwise as pathwise
+from ppl.strategies import reinforce as reinforce
+from ppl.transforms import assess as assess
+from ppl.transforms import generate as generate
+from ppl.transforms import seed as seed
+from ppl.transforms import simulate as simulate

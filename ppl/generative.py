@@ -1,0 +1,183 @@
+"""Generative functions: Python functions whose random choices have addresses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.tree_util import register_pytree_node_class
+
+from ppl import choicemap, jaxprs
+from ppl._errors import PPLError, boundary
+from ppl.choice import as_path, call_p, note_pending, tracing, user_source
+
+
+@register_pytree_node_class
+class Trace:
+    """One run of a generative function.
+
+    Attributes:
+        choices: Nested dict from addresses to values; `Masked` where a choice is made only sometimes.
+        retval: What the function returned.
+        log_density: log p of all choices (always +log p), a scalar.
+        args: The arguments of the run.
+
+    Example:
+        >>> import jax, ppl
+        >>> @ppl.gen
+        ... def model():
+        ...     return ppl.normal(0.0, 1.0) @ "z"
+        >>> trace = model.simulate(jax.random.key(0))
+        >>> bool(trace["z"] == trace.retval)
+        True
+    """
+
+    def __init__(self, choices: dict[str, Any], retval: Any, log_density: Any, args: tuple):
+        self.choices, self.retval, self.log_density, self.args = choices, retval, log_density, args
+
+    def __getitem__(self, address: Any) -> Any:
+        """Return the value or the nested choices at `"a"`, `"sub", "z"` or `"sub/z"`."""
+        return choicemap.lookup(self.choices, address)
+
+    def tree_flatten(self):
+        """Flatten for JAX; leaves of the arguments and of the return value that are not arrays are static."""
+        retval, retval_split = jaxprs.split(self.retval)
+        args, args_split = jaxprs.split(self.args)
+        return (self.choices, retval, self.log_density, args), (retval_split, args_split)
+
+    @classmethod
+    def tree_unflatten(cls, splits, children):
+        """Rebuild for JAX."""
+        choices, retval, log_density, args = children
+        return cls(choices, splits[0].join(retval), log_density, splits[1].join(args))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {choicemap.show(path)}: {_brief(leaf)}" for path, leaf in choicemap.flatten(self.choices).items()
+        ]
+        return "\n".join([f"Trace(log_density={self.log_density}", *lines, ")"])
+
+
+def _brief(leaf: Any) -> str:
+    masked = choicemap.is_masked(leaf)
+    value = leaf.value if masked else leaf
+    shape = jax.numpy.shape(value)
+    text = str(value) if not shape else f"{jax.numpy.result_type(value)}{list(shape)}"
+    return f"Masked {text}" if masked else text
+
+
+class GenerativeFunction:
+    """A program with addressed choices; made by [`gen`][].
+
+    `gf(*args)` is an un-called call: `gf(*args) @ "address"` runs it with its choices nested under the address.
+    `gf.inline(*args)` runs it with its choices among the caller's own.
+    """
+
+    def __init__(self, function: Callable):
+        self.function = function
+        functools.update_wrapper(self, function)
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def __repr__(self) -> str:
+        return f"<generative function {self.name}>"
+
+    def __get__(self, instance: Any, owner: Any = None):
+        """Bind as a method, so that `@gen` works inside classes."""
+        return self if instance is None else GenerativeFunction(functools.partial(self.function, instance))
+
+    def __call__(self, *args: Any) -> Call:
+        """Prepare a nested call."""
+        return Call(self, args)
+
+    def inline(self, *args: Any) -> Any:
+        """Run the body here: its choices are the caller's own."""
+        return self.function(*args)
+
+    def stage(self, args: tuple):
+        """Trace the body to a jaxpr; see `ppl.jaxprs.stage`."""
+
+        def body(*inner):
+            with tracing(self.name):
+                return self.function(*inner)
+
+        body.__name__ = self.name
+        return jaxprs.stage(body, args)
+
+    @boundary
+    def simulate(self, key: jax.Array, *args: Any) -> Trace:
+        """Run the program: `ppl.seed(ppl.simulate(gf))(key, *args)`."""
+        from ppl.transforms import seed, simulate
+
+        return seed(simulate(self))(key, *args)
+
+    @boundary
+    def assess(self, key: jax.Array, choices: Any, *args: Any) -> tuple[jax.Array, Any]:
+        """Return `(log_density, retval)` of given choices; the key serves stochastic densities."""
+        from ppl.transforms import assess, seed
+
+        return seed(assess(self))(key, choices, *args)
+
+    @boundary
+    def log_density(self, choices: Any, *args: Any) -> jax.Array:
+        """Return the exact log density of given choices, without a key."""
+        from ppl.transforms import assess
+
+        return assess(self)(choices, *args)[0]
+
+    @boundary
+    def generate(self, key: jax.Array, observed: Any, *args: Any) -> tuple[Trace, jax.Array]:
+        """Observe some choices and sample the rest: `(trace, log_weight)`."""
+        from ppl.transforms import generate, seed
+
+        return seed(generate(self))(key, observed, *args)
+
+
+def gen(function: Callable) -> GenerativeFunction:
+    """Make a generative function from a Python function that makes addressed random choices.
+
+    Args:
+        function: Any function of JAX values; its body may use jit, vmap, scan, cond, switch and checkpoint.
+
+    Returns:
+        The generative function.
+
+    Example:
+        >>> import jax, ppl
+        >>> @ppl.gen
+        ... def coin(p):
+        ...     return ppl.bernoulli(p) @ "b"
+        >>> round(float(coin.log_density({"b": 1}, 0.25)), 4)
+        -1.3863
+    """
+    if isinstance(function, GenerativeFunction):
+        return function
+    if not callable(function):
+        raise PPLError("`gen` takes a function.", got=repr(function), remedy="write `@gen` above a `def`")
+    return GenerativeFunction(function)
+
+
+class Call:
+    """A generative function with its arguments, to be run by `@ "address"`."""
+
+    noun = "call"
+
+    def __init__(self, gf: GenerativeFunction, args: tuple):
+        self.gf, self.args, self.source, self.used = gf, args, user_source(), False
+        note_pending(self)
+
+    def __repr__(self) -> str:
+        return f"{self.gf.name}(...)"
+
+    @boundary
+    def __matmul__(self, address: Any) -> Any:
+        """Run the call with its choices nested under the address; return what the function returns."""
+        self.used = True
+        path = as_path(address)
+        staged, leaves = self.gf.stage(self.args)
+        jaxpr, consts = jaxprs.with_const_arguments(staged.body)
+        outs = call_p.bind(
+            *consts, *leaves, jaxpr=jaxpr, address=path, label=choicemap.show(path), source=self.source
+        )
+        return staged.results(outs)

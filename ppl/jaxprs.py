@@ -1,0 +1,553 @@
+"""Staging, the interpreter skeleton, and the only place that reads JAX's control-flow equations.
+
+A program is staged once into a jaxpr. Every transformation is an [`Interpreter`][] that walks the equations and gives
+its own meaning to the few primitives of the language; all other equations are bound again as they are. What JAX keeps
+private, or names differently from version to version, stays behind the functions of this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax._src.interpreters import ad as _private_ad  # primitive_linearizations has no public name.
+from jax.extend import core
+from jax.extend.core import primitives
+from jax.interpreters import ad, batching
+
+from ppl._errors import ControlFlowError, PPLError
+
+Var, Literal = core.Var, core.Literal
+scan_p, cond_p, jit_p, remat_p, while_p = (
+    primitives.scan_p,
+    primitives.cond_p,
+    primitives.jit_p,
+    primitives.remat_p,
+    primitives.while_p,
+)
+fancy_batchers = batching.fancy_primitive_batchers
+
+CHOICE_PRIMITIVES: set[core.Primitive] = set()
+"""The language's own primitives: a random choice and a nested call; `ppl.choice` fills it."""
+
+
+# --- Jaxprs, alike in every version ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """A jaxpr with its constants: `invars` are the arguments, `constvars` are bound to `consts`."""
+
+    jaxpr: Any
+    consts: tuple
+
+    @property
+    def eqns(self):
+        """Equations in order of evaluation."""
+        return self.jaxpr.eqns
+
+    @property
+    def invars(self):
+        """Variables of the arguments."""
+        return self.jaxpr.invars
+
+    @property
+    def constvars(self):
+        """Variables of the constants."""
+        return self.jaxpr.constvars
+
+    @property
+    def outvars(self):
+        """Results: variables or literals."""
+        return self.jaxpr.outvars
+
+
+def body_of(jaxpr: Any) -> Body:
+    """Read an open or a closed jaxpr of any supported version of JAX."""
+    if isinstance(jaxpr, Body):
+        return jaxpr
+    consts = tuple(getattr(jaxpr, "consts", ()) or ())
+    return Body(getattr(jaxpr, "jaxpr", jaxpr), consts)
+
+
+def inner_bodies(eqn) -> list[Body]:
+    """List the jaxprs that an equation carries in its parameters."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "eqns") and hasattr(item, "outvars") or hasattr(item, "jaxpr"):
+                found.append(body_of(item))
+    return found
+
+
+def holds_choice(eqn) -> bool:
+    """Tell whether an equation is a random choice or contains one at any depth."""
+    if eqn.primitive in CHOICE_PRIMITIVES:
+        return True
+    return any(body_holds_choice(body) for body in inner_bodies(eqn))
+
+
+_HOLDS: dict[int, tuple[Any, bool]] = {}
+
+
+def body_holds_choice(body: Body) -> bool:
+    """Tell whether a jaxpr contains a random choice at any depth."""
+    known = _HOLDS.get(id(body.jaxpr))
+    if known is None or known[0] is not body.jaxpr:
+        if len(_HOLDS) > 4096:  # Entries keep their jaxpr alive, so the table must not grow without bound.
+            _HOLDS.clear()
+        known = _HOLDS[id(body.jaxpr)] = (body.jaxpr, any(holds_choice(eqn) for eqn in body.eqns))
+    return known[1]
+
+
+def first_choice(eqn):
+    """Return the first equation at or inside `eqn` that is a random choice."""
+    if eqn.primitive in CHOICE_PRIMITIVES:
+        return eqn
+    for body in inner_bodies(eqn):
+        for inner in body.eqns:
+            if holds_choice(inner):
+                return first_choice(inner)
+    raise LookupError("no choice")
+
+
+def bind(eqn, values: Sequence) -> list:
+    """Bind an equation again on other values."""
+    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What a scan equation says, independent of the version of JAX."""
+
+    body: Body
+    length: int
+    reverse: bool
+    unroll: int
+    num_consts: int
+    num_carry: int
+
+    def split(self, values: Sequence) -> tuple[list, list, list]:
+        """Split operands into constants, initial carry and scanned inputs."""
+        first, second = self.num_consts, self.num_consts + self.num_carry
+        return list(values[:first]), list(values[first:second]), list(values[second:])
+
+    def split_out(self, values: Sequence) -> tuple[list, list]:
+        """Split results into final carry and stacked outputs."""
+        return list(values[: self.num_carry]), list(values[self.num_carry :])
+
+
+def read_scan(eqn) -> Scan:
+    """Read a scan equation."""
+    params = eqn.params
+    if "num_consts" in params:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    else:
+        num_consts, num_carry, _ = (len(list(part)) for part in params["ft_in"].unpack())
+    return Scan(
+        body_of(params["jaxpr"]), params["length"], params["reverse"], params["unroll"], num_consts, num_carry
+    )
+
+
+def read_branches(eqn) -> list[Body]:
+    """Read the branches of a cond or switch equation, in index order."""
+    return [body_of(branch) for branch in eqn.params["branches"]]
+
+
+def read_call(eqn) -> Body:
+    """Read the body of a jit, checkpoint or nested generative call."""
+    return body_of(eqn.params["jaxpr"])
+
+
+def checkpointed(eqn, function: Callable) -> Callable:
+    """Wrap a function in the same `jax.checkpoint` as the equation's."""
+    return jax.checkpoint(function, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])
+
+
+# --- Staging -----------------------------------------------------------------------------------------------------
+
+
+def is_traced_leaf(leaf: Any) -> bool:
+    """Tell whether an argument leaf is traced: arrays and Python floats are, all else is static."""
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)) and not (
+        isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUS"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A pytree taken apart into traced leaves and everything else."""
+
+    treedef: Any
+    mask: tuple[bool, ...]
+    static: tuple
+
+    def join(self, traced: Sequence) -> Any:
+        """Put traced leaves back into the pytree."""
+        traced, static = iter(traced), iter(self.static)
+        leaves = [next(traced) if is_traced else next(static) for is_traced in self.mask]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def split(tree: Any) -> tuple[list, Split]:
+    """Separate the traced leaves of a pytree from its static ones."""
+    leaves, treedef = jax.tree.flatten(tree)
+    mask = tuple(is_traced_leaf(leaf) for leaf in leaves)
+    traced = [jnp.asarray(leaf) for leaf, keep in zip(leaves, mask, strict=True) if keep]
+    return traced, Split(treedef, mask, tuple(leaf for leaf, keep in zip(leaves, mask, strict=True) if not keep))
+
+
+@dataclasses.dataclass(frozen=True)
+class Staged:
+    """A stochastic function as a jaxpr over the traced leaves of its arguments."""
+
+    body: Body
+    out: Split
+    in_avals: tuple
+
+    def results(self, flat: Sequence) -> Any:
+        """Rebuild the function's result from the jaxpr's flat results."""
+        return self.out.join(flat)
+
+
+def stage(function: Callable, args: tuple, kwargs: dict | None = None) -> tuple[Staged, list]:
+    """Trace a function to a jaxpr; arrays and Python floats among the arguments are its inputs.
+
+    Returns:
+        The staged program, and the traced leaves of the arguments, to be given to it.
+    """
+    leaves, layout = split((args, kwargs or {}))
+    out_layout = []
+
+    def flat(*traced):
+        inner_args, inner_kwargs = layout.join(traced)
+        results, out = split(function(*inner_args, **inner_kwargs))
+        out_layout.append(out)
+        return results
+
+    closed = jax.make_jaxpr(flat)(*leaves)
+    refuse_captured_keys(body_of(closed), getattr(function, "__name__", str(function)))
+    return Staged(body_of(closed), out_layout[-1], tuple(jax.typeof(leaf) for leaf in leaves)), leaves
+
+
+def restage(function: Callable, avals: Sequence) -> Body:
+    """Trace a function of flat arrays again, for a rewriting interpreter."""
+    return body_of(jax.make_jaxpr(function)(*avals))
+
+
+def in_shapes(body: Body) -> list[jax.ShapeDtypeStruct]:
+    """Return the shapes and dtypes of a body's arguments, to trace it again."""
+    return [
+        jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype, weak_type=getattr(var.aval, "weak_type", False))
+        for var in body.invars
+    ]
+
+
+def with_const_arguments(body: Body) -> tuple[Any, list]:
+    """Turn constants into leading arguments; returns a closed jaxpr without constants, and the constants."""
+    num_consts = len(body.consts)
+
+    def run(*args):
+        env = dict(zip([*body.constvars, *body.invars], args, strict=True))
+        read = lambda var: var.val if isinstance(var, Literal) else env[var]
+        for eqn in body.eqns:
+            env.update(zip(eqn.outvars, bind(eqn, [read(var) for var in eqn.invars]), strict=True))
+        return [read(var) for var in body.outvars]
+
+    if not num_consts:
+        return _close(body.jaxpr), []
+    consts = [jnp.asarray(const) if not isinstance(const, jax.Array) else const for const in body.consts]
+    shapes = [jax.typeof(const) for const in consts]
+    return jax.make_jaxpr(run)(*shapes, *in_shapes(body)), consts
+
+
+def _close(jaxpr: Any) -> Any:
+    return jaxpr if not hasattr(core, "ClosedJaxpr") or isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, [])
+
+
+def _is_key(aval) -> bool:
+    return jnp.issubdtype(getattr(aval, "dtype", np.dtype(np.float32)), jax.dtypes.prng_key)
+
+
+def _is_frozen(value) -> bool:
+    return isinstance(value, core.Literal) or not isinstance(value, jax.core.Tracer)
+
+
+def refuse_captured_keys(body: Body, name: str) -> None:
+    """Refuse a program that holds a concrete key, which would give the same noise at every call."""
+    frozen = {var for var, const in zip(body.constvars, body.consts, strict=True) if _is_frozen(const)}
+    if any(_is_key(var.aval) for var in frozen):
+        raise _captured(name)
+    for eqn in body.eqns:
+        constant = all(isinstance(var, core.Literal) or var in frozen for var in eqn.invars)
+        if constant and any(_is_key(var.aval) for var in eqn.outvars) and not holds_choice(eqn):
+            raise _captured(name, eqn)
+        if constant and not inner_bodies(eqn) and eqn.primitive not in CHOICE_PRIMITIVES:
+            frozen.update(eqn.outvars)
+        for inner in inner_bodies(eqn):
+            refuse_captured_keys(inner, name)
+
+
+def _captured(name: str, eqn=None) -> PPLError:
+    return PPLError(
+        f"`{name}` uses a constant PRNG key: its noise would be the same at every call.",
+        where=source_of(eqn) if eqn is not None else f"`{name}`",
+        expected="randomness from random choices, or a key passed as an argument",
+        got="a concrete key captured or made inside the function",
+        remedy="make a random choice instead, or pass the key as an argument",
+    )
+
+
+def source_of(eqn) -> str:
+    """Return file and line of the user's code that made an equation."""
+    from jax._src import source_info_util
+
+    return source_info_util.summarize(eqn.source_info)
+
+
+# --- The interpreter skeleton ------------------------------------------------------------------------------------
+
+
+def refuse(eqn) -> ControlFlowError:
+    """Build the error for a choice inside a construct that no transformation can descend into."""
+    choice = first_choice(eqn)
+    name = eqn.primitive.name
+    remedies = {
+        "while": "give the loop a static number of steps (`jax.lax.fori_loop` with static bounds, `jax.lax.scan`)",
+        "custom_jvp_call": "make the choice outside and pass its value in",
+        "custom_vjp_call": "make the choice outside and pass its value in",
+    }
+    return ControlFlowError(
+        f"A random choice stands inside `{name}`, where it has no meaning.",
+        where=f"{choice.params['label']!r} at {choice.params['source']}",
+        expected="choices inside jit, scan, fori_loop with static bounds, cond, switch, vmap, checkpoint, nested calls",
+        got=f"`{name}`",
+        remedy=remedies.get(name, "move the choice out of it and pass its value in"),
+    )
+
+
+class Interpreter:
+    """Walk a jaxpr and give meaning to its random choices; the base of every transformation.
+
+    A subclass says what a choice, a density and a nested call mean, and how its state enters and leaves a nested body:
+    `enter(extra)` makes the interpreter for a body, whose `leave()` returns the arrays to be handed out of it, and
+    `absorb(extras, how)` takes them in. `location` is the path of equation indices to the current equation: a name for
+    each place in the program that does not change when JAX traces a body twice.
+    """
+
+    def __init__(self, location: tuple[int, ...] = ()):
+        self.location = location
+        self.here = location
+
+    # What a subclass may define.
+    def enter(self, location: tuple[int, ...], extra: Any) -> Interpreter:
+        """Return the interpreter for a nested body."""
+        raise NotImplementedError
+
+    def leave(self) -> Any:
+        """Return a pytree of arrays that leaves the body this interpreter walked."""
+        return ()
+
+    def absorb(self, extras: Any, how: str) -> None:
+        """Take in what left a body; `how` is "call" or "scan" (leading axis of steps)."""
+
+    def scan_inputs(self, scan: Scan) -> Any:
+        """Return a pytree with leading axis `length` whose slices reach `enter` in each step."""
+        return ()
+
+    def cond_inputs(self, branch: int) -> Any:
+        """Return what `enter` is given in a branch."""
+        return ()
+
+    def special(self, eqn, values: Sequence) -> list:
+        """Give meaning to a random choice or a nested call."""
+        raise NotImplementedError
+
+    def pad_branches(self, shapes: list, branch: int, extras: Any) -> Any:
+        """Give what leaves one branch the structure common to all of them."""
+        return extras
+
+    # The walk.
+    def run(self, body: Body, args: Sequence) -> list:
+        """Evaluate a body on values."""
+        env: dict[Var, Any] = dict(zip(body.constvars, body.consts, strict=True))
+        env.update(zip(body.invars, args, strict=True))
+        read = lambda var: var.val if isinstance(var, Literal) else env[var]
+        for index, eqn in enumerate(body.eqns):
+            self.here = (*self.location, index)
+            outs = self.equation(eqn, [read(var) for var in eqn.invars])
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(var) for var in body.outvars]
+
+    def equation(self, eqn, values: Sequence) -> list:
+        """Evaluate one equation."""
+        if not holds_choice(eqn):
+            return bind(eqn, values)
+        if eqn.primitive in CHOICE_PRIMITIVES:
+            return self.special(eqn, values)
+        handlers = {jit_p: self.jit, remat_p: self.remat, scan_p: self.scan, cond_p: self.cond}
+        if eqn.primitive not in handlers:
+            raise refuse(eqn)
+        return handlers[eqn.primitive](eqn, values)
+
+    def jit(self, eqn, values: Sequence) -> list:
+        """Walk the body in place: compilation is the caller's business."""
+        child = self.enter((*self.here, 0), ())
+        outs = child.run(read_call(eqn), values)
+        self.absorb(child.leave(), "call")
+        return outs
+
+    def remat(self, eqn, values: Sequence) -> list:
+        """Walk the body under the same `jax.checkpoint`."""
+        here = self.here
+
+        def body(*operands):
+            child = self.enter((*here, 0), ())
+            return child.run(read_call(eqn), operands), child.leave()
+
+        outs, extras = checkpointed(eqn, body)(*values)
+        self.absorb(extras, "call")
+        return outs
+
+    def scan(self, eqn, values: Sequence) -> list:
+        """Walk the body once, inside a scan of the same length and direction."""
+        view, here = read_scan(eqn), self.here
+        consts, init, xs = view.split(values)
+
+        def body(carry, inputs):
+            slices, extra = inputs
+            child = self.enter((*here, 0), extra)
+            new, ys = view.split_out(child.run(view.body, [*consts, *carry, *slices]))
+            return new, (ys, child.leave())
+
+        carry, (ys, extras) = lax.scan(
+            body, init, (xs, self.scan_inputs(view)), view.length, reverse=view.reverse, unroll=view.unroll
+        )
+        self.absorb(extras, "scan")
+        return [*carry, *ys]
+
+    def cond(self, eqn, values: Sequence) -> list:
+        """Walk every branch inside a switch; what leaves the branches is padded to one structure."""
+        index, *operands = values
+        branches, here = read_branches(eqn), self.here
+
+        def walk(number):
+            def branch(*ops):
+                child = self.enter((*here, number), self.cond_inputs(number))
+                return child.run(branches[number], ops), child.leave()
+
+            return branch
+
+        shapes = [jax.eval_shape(walk(number), *operands)[1] for number in range(len(branches))]
+
+        def padded(number):
+            def branch(*ops):
+                outs, extras = walk(number)(*ops)
+                return outs, self.pad_branches(shapes, number, extras)
+
+            return branch
+
+        outs, extras = lax.switch(index, [padded(number) for number in range(len(branches))], *operands)
+        self.absorb(extras, "call")
+        return outs
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One random choice of a program and where it stands.
+
+    `scans` holds the location and length of every enclosing scan, outermost first; `branches` the location, number
+    and count of every enclosing branch; `prefix` the addresses of the enclosing nested calls.
+    """
+
+    location: tuple[int, ...]
+    eqn: Any
+    prefix: tuple[str, ...]
+    scans: tuple[tuple[tuple[int, ...], int], ...]
+    branches: tuple[tuple[tuple[int, ...], int, int], ...]
+
+
+def places(body: Body, choice_p, call_p) -> list[Place]:
+    """List the random choices of a program in order of evaluation; refuse those that have no meaning where they stand."""
+    return list(_walk(body, (), (), (), (), choice_p, call_p))
+
+
+def _walk(body, location, prefix, scans, branches, choice_p, call_p) -> Iterator[Place]:
+    for index, eqn in enumerate(body.eqns):
+        here = (*location, index)
+        if eqn.primitive is choice_p:
+            yield Place(here, eqn, prefix, scans, branches)
+        elif not holds_choice(eqn):
+            continue
+        elif eqn.primitive is scan_p:
+            view = read_scan(eqn)
+            inner = (*scans, (here, view.length))
+            yield from _walk(view.body, (*here, 0), prefix, inner, branches, choice_p, call_p)
+        elif eqn.primitive is cond_p:
+            bodies = read_branches(eqn)
+            for number, branch in enumerate(bodies):
+                inner = (*branches, (here, number, len(bodies)))
+                yield from _walk(branch, (*here, number), prefix, scans, inner, choice_p, call_p)
+        elif eqn.primitive is call_p:
+            nested = (*prefix, *eqn.params["address"])
+            yield from _walk(read_call(eqn), (*here, 0), nested, scans, branches, choice_p, call_p)
+        elif eqn.primitive in (jit_p, remat_p):
+            yield from _walk(read_call(eqn), (*here, 0), prefix, scans, branches, choice_p, call_p)
+        else:
+            raise refuse(eqn)
+
+
+# --- JAX's own transformations around choices ---------------------------------------------------------------------
+
+
+def wrap_batcher(primitive, wrapper: Callable) -> None:
+    """Replace a batching rule by `wrapper(original, axis_data, values, dims, **params)`."""
+    original = fancy_batchers[primitive]
+    fancy_batchers[primitive] = lambda axis_data, values, dims, **params: wrapper(
+        original, axis_data, values, dims, **params
+    )
+
+
+def guard_differentiation(primitive, find_choice: Callable) -> None:
+    """Refuse JAX's own derivatives through an equation whose body holds a choice.
+
+    `jax.grad` taken inside a stochastic function splits such a body into two programs: a choice in it would be hoisted
+    out of a loop, drawn twice, or dropped.
+    """
+    for table in (ad.primitive_jvps, _private_ad.primitive_linearizations):
+        if primitive in table:
+            table[primitive] = _guarded_rule(table[primitive], primitive, find_choice)
+
+
+def _guarded_rule(rule: Callable, primitive, find_choice: Callable) -> Callable:
+    def guarded(*args, **params):
+        choice = find_choice(params)
+        if choice is not None:
+            raise ControlFlowError(
+                f"A derivative is taken inside a stochastic function, through `{primitive.name}` that makes a choice.",
+                where=f"{choice.params['label']!r} at {choice.params['source']}",
+                expected="derivatives taken outside, of `ppl.expect(f)` or `ppl.seed(f)`",
+                got="`jax.grad`, `jax.jvp` or `jax.linearize` around a random choice",
+                remedy="take `ppl.grad` of the whole program, or make the choice outside the differentiated function",
+            )
+        return rule(*args, **params)
+
+    return guarded
+
+
+def map_axis(axis_data, function: Callable, in_axes: Sequence, values: Sequence) -> list:
+    """Evaluate a function under the vmap that a batching rule stands for; every result gets a leading axis."""
+    mapped = jax.vmap(
+        function,
+        in_axes=tuple(in_axes),
+        axis_size=axis_data.size,
+        axis_name=axis_data.name,
+        spmd_axis_name=axis_data.spmd_name,
+    )
+    return mapped(*values)

@@ -1,0 +1,7 @@
+"""Gradient strategies of the language and the protocol that they follow."""
+
+from ppl.strategies.enum import enum as enum
+from ppl.strategies.pathwise import pathwise as pathwise
+from ppl.strategies.protocol import Strategy as Strategy
+from ppl.strategies.protocol import as_strategy as as_strategy
+from ppl.strategies.reinforce import reinforce as reinforce

@@ -1,0 +1,24 @@
+"""The score-function gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ppl.strategies.protocol import Strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class reinforce(Strategy):  # noqa: N801
+    """Charge dependent costs with the score: the tangent of E[c(x)] is E[dc(x) + c(x) d log p(x)] (Williams 1992).
+
+    Any cost, any density whose support does not move with its parameters. One evaluation, the highest variance. The
+    surrogate c * exp(s - stop_gradient(s)) (Foerster et al. 2018) is right for derivatives of every order.
+
+    Example:
+        >>> import jax, ppl
+        >>> cost = lambda p: ppl.bernoulli(p, grad=ppl.reinforce()).sample() * 2.0
+        >>> bool(jax.numpy.isfinite(ppl.grad(cost)(jax.random.key(0), 0.5)))
+        True
+    """
+
+    mode = "score"

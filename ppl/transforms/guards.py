@@ -1,0 +1,30 @@
+"""Identity functions that refuse to be differentiated: errors that fire where a nonzero tangent meets a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from ppl._errors import PPLError
+
+
+def forbid_tangents(values: Sequence, error: Callable[[], PPLError]) -> list:
+    """Return the values; a derivative taken with respect to any of them raises `error()`."""
+    return [_forbid(value, error) if jnp.issubdtype(jnp.result_type(value), jnp.inexact) else value for value in values]
+
+
+def _forbid(value, error):
+    @jax.custom_jvp
+    def identity(x):
+        return x
+
+    def rule(primals, tangents):
+        if not isinstance(tangents[0], SymbolicZero):
+            raise error()
+        return primals[0], tangents[0]
+
+    identity.defjvp(rule, symbolic_zeros=True)
+    return identity(value)

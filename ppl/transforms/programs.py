@@ -1,0 +1,95 @@
+"""What every transformation begins with: a staged program, the places of its choices, and their names."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ppl import jaxprs
+from ppl._errors import PPLError
+from ppl.choice import call_p, choice_p, tracing, user_source
+from ppl.generative import GenerativeFunction
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A staged stochastic function.
+
+    Attributes:
+        name: Name of the Python function.
+        staged: Its jaxpr and the layout of its results.
+        leaves: The traced leaves of the arguments that it was staged with.
+        places: Its random choices, by location.
+        digests: A fixed 32-bit name for each choice, from its path and how often that path came before.
+    """
+
+    name: str
+    staged: jaxprs.Staged
+    leaves: list
+    places: dict[tuple[int, ...], jaxprs.Place]
+    digests: dict[tuple[int, ...], int]
+
+
+def name_of(function: Any) -> str:
+    """Return a function's name for messages."""
+    return getattr(function, "__name__", None) or getattr(function, "name", type(function).__name__)
+
+
+def stage_program(function: Callable, args: tuple) -> Program:
+    """Trace a stochastic function (or a generative one) and list its choices."""
+    if isinstance(function, GenerativeFunction):
+        staged, leaves = function.stage(args)
+    else:
+
+        def body(*inner):
+            with tracing(name_of(function)):
+                return function(*inner)
+
+        body.__name__ = name_of(function)
+        staged, leaves = jaxprs.stage(body, args)
+    return Program(name_of(function), staged, leaves, *list_places(staged.body))
+
+
+def list_places(body: jaxprs.Body) -> tuple[dict, dict]:
+    """List the choices of a body by location, and their digests."""
+    places = {place.location: place for place in jaxprs.places(body, choice_p, call_p)}
+    return places, _digests(places)
+
+
+def label_of(place: jaxprs.Place) -> str:
+    """Return the "/"-joined path of a choice, or the family's name where it has no address."""
+    return "/".join([*place.prefix, place.eqn.params["label"]])
+
+
+def _digests(places: dict) -> dict[tuple[int, ...], int]:
+    seen, used, digests = collections.Counter(), set(), {}
+    for location, place in places.items():
+        label = label_of(place)
+        name, seen[label] = f"{label}#{seen[label]}", seen[label] + 1
+        while (digest := int.from_bytes(hashlib.blake2s(name.encode(), digest_size=4).digest(), "big")) in used:
+            name += "'"  # Two names with one digest would share their noise.
+        used.add(digest)
+        digests[location] = digest
+    return digests
+
+
+def check_key(key: Any, usage: str) -> None:
+    """Refuse anything but one typed key."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed and key.shape == ():
+        return
+    got = f"a batch of keys of shape {key.shape}" if typed else f"{type(key).__name__} {getattr(key, 'shape', '')} {dtype or ''}"
+    raise PPLError(
+        f"`{usage}` needs a PRNG key as its first argument.",
+        where=user_source(),
+        expected="one key made by `jax.random.key(seed)`",
+        got=got.strip(),
+        remedy="use `jax.vmap` over the keys" if typed else "pass `jax.random.key(0)` (not `jax.random.PRNGKey`)",
+    )

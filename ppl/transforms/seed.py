@@ -1,0 +1,88 @@
+"""`seed`: a stochastic function becomes an ordinary function of a key."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ppl import jaxprs
+from ppl._errors import StrategyError, boundary
+from ppl.choice import call_p, sound_strategies, view_of
+from ppl.transforms.guards import forbid_tangents
+from ppl.transforms.programs import check_key, name_of, stage_program
+
+
+def seed(function: Callable) -> Callable[..., Any]:
+    """Turn a stochastic function into an ordinary function of a key.
+
+    The noise of a choice comes from the key, the choice's path and, in a scan, the step: adding or renaming another
+    choice does not change it. Derivatives pass through pathwise choices only; elsewhere they raise.
+
+    Args:
+        function: A function that makes random choices, or a generative function.
+
+    Returns:
+        A function of `(key, *args)`.
+
+    Raises:
+        PPLError: The key is missing or is not one typed key; a key is captured as a constant.
+        ControlFlowError: A choice stands where it has no meaning (an unbounded `while_loop`, a `custom_vjp` body).
+        StrategyError: A derivative is taken with respect to parameters of a choice that is not pathwise.
+
+    Example:
+        >>> import jax, ppl
+        >>> ppl.seed(lambda: ppl.normal(0.0, 1.0).sample())(jax.random.key(0)).shape
+        ()
+    """
+
+    @functools.wraps(function, updated=())
+    @boundary
+    def seeded(*args: Any) -> Any:
+        check_key(args[0] if args else None, f"seed({name_of(function)})")
+        key, args = args[0], args[1:]
+        program = stage_program(function, args)
+        outs = _Seed(key, program.digests).run(program.staged.body, program.leaves)
+        return program.staged.results(outs)
+
+    return seeded
+
+
+class _Seed(jaxprs.Interpreter):
+    """Draw every choice with a key folded from the program's key, the steps of the scans around it, and its name."""
+
+    def __init__(self, key, digests, location=()):
+        super().__init__(location)
+        self.key, self.digests = key, digests
+
+    def enter(self, location, extra):
+        key = self.key if isinstance(extra, tuple) else jax.random.fold_in(self.key, extra)
+        return _Seed(key, self.digests, location)
+
+    def scan_inputs(self, scan: jaxprs.Scan):
+        return jnp.arange(scan.length, dtype=jnp.uint32)
+
+    def special(self, eqn, values: Sequence) -> list:
+        if eqn.primitive is call_p:
+            return self.jit(eqn, values)
+        strategy = eqn.params["strategy"]
+        if strategy is None or strategy.mode != "path":
+            values = forbid_tangents(values, lambda: dropped_gradient(eqn))
+        key = jax.random.fold_in(self.key, self.digests[self.here])
+        return [view_of(eqn, values).draw(key)]
+
+
+def dropped_gradient(eqn) -> StrategyError:
+    """Build the error for a derivative that plain sampling would silently drop."""
+    params = eqn.params
+    return StrategyError(
+        f"A derivative reaches the parameters of {params['spec'].family} {params['label']!r}, "
+        "and plain sampling would drop it.",
+        where=f"{params['label']!r} at {params['source']}",
+        expected="a gradient estimated by a strategy",
+        got=f"`ppl.seed` and strategy {params['strategy'] or 'none'}",
+        remedy=f"use `ppl.expect` (or `ppl.grad`) with grad= one of {', '.join(sound_strategies(params['spec'].family))}",
+    )
