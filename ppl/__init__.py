@@ -28,6 +28,9 @@ from ppl.strategies import enum as enum
 from ppl.strategies import pathwise as pathwise
 from ppl.strategies import reinforce as reinforce
 from ppl.transforms import assess as assess
+from ppl.transforms import expect as expect
 from ppl.transforms import generate as generate
+from ppl.transforms import grad as grad
 from ppl.transforms import seed as seed
 from ppl.transforms import simulate as simulate
+from ppl.transforms import value_and_grad as value_and_grad

@@ -121,6 +121,13 @@ class Spec:
         outside = -jnp.inf if mask is None else jnp.where(mask, -jnp.inf, 0.0)
         return jnp.where(keep, log_prob, outside)
 
+    def probabilities(self, params: Sequence[jax.Array]) -> jax.Array:
+        """Return the probabilities of a finite support along a new leading axis."""
+        (param,), logits = params, self.names == ("logits",)
+        if self.family.support.name == "boolean":
+            return jnp.stack([jax.nn.sigmoid(-param), jax.nn.sigmoid(param)] if logits else [1 - param, param])
+        return jnp.moveaxis(jax.nn.softmax(param, axis=-1) if logits else param, -1, 0)
+
     def _numpyro(self, params: Sequence[jax.Array]):
         import numpyro.distributions as numpyro_distributions  # Imported late: it takes longer than all of JAX.
 

@@ -165,6 +165,13 @@ def read_call(eqn) -> Body:
     return body_of(eqn.params["jaxpr"])
 
 
+def read_body(eqn, number: int) -> Body:
+    """Read the body with this number of any equation that is looked into."""
+    if eqn.primitive is scan_p:
+        return read_scan(eqn).body
+    return read_branches(eqn)[number] if eqn.primitive is cond_p else read_call(eqn)
+
+
 def checkpointed(eqn, function: Callable) -> Callable:
     """Wrap a function in the same `jax.checkpoint` as the equation's."""
     return jax.checkpoint(function, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])

@@ -1,0 +1,46 @@
+"""The evidence lower bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ppl import GenerativeFunction, assess, merge, simulate
+
+
+def elbo(model: GenerativeFunction, guide: GenerativeFunction) -> Callable[..., jax.Array]:
+    """Make the evidence lower bound E_q[log p(x, z) - log q(z)] (Jordan et al. 1999), to be maximised.
+
+    Args:
+        model: Called as `model(params, *inputs)`; its choices are the guide's and the observed ones.
+        guide: Called as `guide(params, observed, *inputs)`.
+
+    Returns:
+        A stochastic function of `(params, observed, *inputs)` that returns a scalar.
+
+    Raises:
+        AddressError: The guide's and the observed choices together are not the model's.
+
+    Example:
+        >>> import jax, ppl
+        >>> from estimators import elbo
+        >>> @ppl.gen
+        ... def model(params):
+        ...     z = ppl.normal(0.0, 1.0) @ "z"
+        ...     ppl.normal(z, 1.0) @ "x"
+        >>> @ppl.gen
+        ... def guide(params, observed):
+        ...     ppl.normal(params, 0.8) @ "z"
+        >>> value, gradient = ppl.value_and_grad(elbo(model, guide))(jax.random.key(0), 0.5, {"x": 2.0})
+        >>> value.shape
+        ()
+    """
+
+    def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
+        drawn = simulate(guide)(params, observed, *inputs)
+        log_joint, _ = assess(model)(merge(drawn.choices, observed), params, *inputs)
+        return log_joint - drawn.log_density
+
+    return objective
