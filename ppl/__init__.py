@@ -27,7 +27,9 @@ from ppl.strategies import Strategy as Strategy
 from ppl.strategies import enum as enum
 from ppl.strategies import pathwise as pathwise
 from ppl.strategies import reinforce as reinforce
+from ppl.transforms import Exact as Exact
 from ppl.transforms import assess as assess
+from ppl.transforms import exact_gradient as exact_gradient
 from ppl.transforms import expect as expect
 from ppl.transforms import generate as generate
 from ppl.transforms import grad as grad

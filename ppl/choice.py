@@ -363,7 +363,7 @@ def _cond_batch(original, axis_data, values, dims, *, branches, **params):
         outs = []
         for number, body in enumerate(bodies):
             taken = index.astype(np.int32) == number
-            guarded = [_guard(taken, operand) for operand in operands]
+            guarded = [guard_branch(taken, operand) for operand in operands]
             outs.append(_Mask(taken, (identity, number, len(bodies))).run(body, guarded))
         return [_select(index, results) for results in zip(*outs, strict=True)]
 
@@ -371,7 +371,7 @@ def _cond_batch(original, axis_data, values, dims, *, branches, **params):
     return outs, [0] * len(outs)
 
 
-def _guard(taken, operand):
+def guard_branch(taken, operand):
     """Keep the derivative of an operand to lanes that take the branch (0 * inf elsewhere would be NaN)."""
     if not jnp.issubdtype(jnp.result_type(operand), jnp.inexact):
         return operand

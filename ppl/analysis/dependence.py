@@ -70,6 +70,11 @@ def location_of(key) -> Location:
     return key.location if isinstance(key, Past) else key
 
 
+def in_order(deps: Deps) -> list:
+    """Sort dependencies: a fixed order of evaluation."""
+    return sorted(deps, key=lambda key: (location_of(key), isinstance(key, Past)))
+
+
 def is_inside(key, here: Location) -> bool:
     """Tell whether a dependency is on a choice inside the equation at `here`."""
     return location_of(key)[: len(here)] == here

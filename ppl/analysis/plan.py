@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from ppl import jaxprs
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import NONE, Dependence, Flow, Location, Past, is_inside
@@ -110,8 +112,6 @@ class Unroll(jaxprs.Interpreter):
         """Write a chosen scan out."""
         if self.here not in self.scans:
             return super().scan(eqn, values)
-        import jax.numpy as jnp
-
         view, here = jaxprs.read_scan(eqn), self.here
         consts, carry, xs = view.split(values)
         stacked = []

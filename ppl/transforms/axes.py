@@ -54,3 +54,13 @@ def expand(val: Val, axes: Axes, sizes: dict) -> Any:
     own = raw.shape[len(val.axes) :]
     spread = raw.reshape(tuple(sizes[axis] if axis in val.axes else 1 for axis in axes) + own)
     return jnp.broadcast_to(spread, tuple(sizes[axis] for axis in axes) + own)
+
+
+def axes_of(vals: dict) -> dict:
+    """Return the axes of several values by key."""
+    return {key: val.axes for key, val in vals.items()}
+
+
+def raws_of(vals: dict) -> dict:
+    """Return several values as they are, by key."""
+    return {key: val.raw for key, val in vals.items()}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ppl import jaxprs
+from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
 from ppl.choice import View
 
@@ -49,3 +52,107 @@ class KeyNoise:
 
     def skip(self, here: Location, taken: int, count: int) -> None:
         """Account for the choices in branches of a cond that are not taken."""
+
+
+@dataclasses.dataclass
+class ShapeNoise:
+    """Record which choices draw noise, and of which shape, without drawing any."""
+
+    places: Mapping[Location, jaxprs.Place]
+    sites: dict[Location, Site] = dataclasses.field(default_factory=dict)
+
+    def key_at(self, location: Location):
+        """Refuse choices that draw continuous noise."""
+        raise _infinite(self.places[location])
+
+    def draw(self, location: Location, view: View):
+        """Record a choice."""
+        place = self.places[location]
+        if not view.spec.family.enumerable:
+            raise _infinite(place)
+        lengths = tuple(length for _, length in place.scans)
+        num_values = view.spec.num_values([param.shape for param in view.params])
+        self.sites[location] = Site(lengths + view.shape, num_values)
+        return jnp.zeros(view.shape, jnp.int32)
+
+    def scan_inputs(self, here: Location, length: int):
+        """Hand nothing to the steps."""
+        return ()
+
+    def enter(self, extra: Any) -> ShapeNoise:
+        """Record inside as outside."""
+        return self
+
+    branch = lambda self: self
+    leave = lambda self: ()
+    absorb = lambda self, extra, how: None
+    skip = lambda self, here, taken, count: None
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A choice that draws finite noise: shape of its draws over all steps, and number of values of each."""
+
+    shape: tuple[int, ...]
+    num_values: int
+
+
+@dataclasses.dataclass
+class TableNoise:
+    """Read every choice's value from a table, and add up the log probability of these values."""
+
+    tables: Mapping[Location, Any]
+    num_values: Mapping[Location, int]
+    log_prob: Any = 0.0
+
+    def key_at(self, location: Location):
+        """Never reached: `ShapeNoise` has refused such programs."""
+        raise AssertionError(location)
+
+    def draw(self, location: Location, view: View):
+        """Read a choice; where it is not made, all entries of the table count alike."""
+        value = self.tables[location]
+        if view.mask is not None:
+            value = jnp.where(view.spread_mask(False), value, 0)
+        log_prob = jnp.broadcast_to(view.log_prob(value), view.shape)
+        if view.mask is not None:
+            log_prob = jnp.where(view.spread_mask(False), log_prob, -math.log(self.num_values[location]))
+        self.log_prob = self.log_prob + jax.lax.stop_gradient(log_prob).sum()
+        return value
+
+    def scan_inputs(self, here: Location, length: int):
+        """Hand each step its rows of the tables."""
+        return {site: table for site, table in self.tables.items() if site[: len(here)] == here}
+
+    def enter(self, extra: Any) -> TableNoise:
+        """Return the source for one step."""
+        return TableNoise(extra, self.num_values, jnp.zeros(()))
+
+    def branch(self) -> TableNoise:
+        """Return the source for a branch or a checkpointed body."""
+        return TableNoise(self.tables, self.num_values, jnp.zeros(()))
+
+    def leave(self) -> Any:
+        """Return the log probability of what was read."""
+        return self.log_prob
+
+    def absorb(self, extra: Any, how: str) -> None:
+        """Add the log probability of what a body read."""
+        self.log_prob = self.log_prob + extra.sum()
+
+    def skip(self, here: Location, taken: int, count: int) -> None:
+        """Count all entries alike for choices in branches that are not taken."""
+        for site, table in self.tables.items():
+            if site[: len(here)] == here and site[len(here)] != taken:
+                self.log_prob = self.log_prob - table.size * math.log(self.num_values[site])
+
+
+def _infinite(place: jaxprs.Place) -> StrategyError:
+    params = place.eqn.params
+    return StrategyError(
+        f"The noise of {params['spec'].family} {params['label']!r} cannot be enumerated.",
+        where=f"{params['label']!r} at {params['source']}",
+        expected="choices with a finite support",
+        got=str(params["spec"].family),
+        remedy="estimate with `ppl.grad` over many keys instead",
+    )
