@@ -566,6 +566,4 @@ def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), m
 
 def bind_density(value, operands, *, spec, lanes, masked, inside, label):
     """Bind the primitive of a density; `lanes` map over the value first, then the operands."""
-    return density_p.bind(
-        value, *operands, spec=spec, lanes=tuple(lanes), masked=masked, inside=inside, label=label
-    )
+    return density_p.bind(value, *operands, spec=spec, lanes=tuple(lanes), masked=masked, inside=inside, label=label)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from ppl import support
 from ppl._errors import PPLError, boundary
 from ppl.choice import Choice
-from ppl import support
 from ppl.family import Family, Parameter, Spec
 from ppl.strategies import pathwise
 

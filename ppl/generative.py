@@ -35,28 +35,39 @@ class Trace:
     """
 
     def __init__(self, choices: dict[str, Any], retval: Any, log_density: Any, args: tuple):
-        self.choices, self.retval, self.log_density, self.args = choices, retval, log_density, args
+        self.choices, self.log_density = choices, log_density
+        # Leaves that are not arrays are static: they must not be told apart again after JAX put in leaves of its own.
+        self._retval, self._retval_split = jaxprs.split(retval)
+        self._args, self._args_split = jaxprs.split(args)
+
+    @property
+    def retval(self) -> Any:
+        """What the function returned."""
+        return self._retval_split.join(self._retval)
+
+    @property
+    def args(self) -> tuple:
+        """The arguments of the run."""
+        return self._args_split.join(self._args)
 
     def __getitem__(self, address: Any) -> Any:
         """Return the value or the nested choices at `"a"`, `"sub", "z"` or `"sub/z"`."""
         return choicemap.lookup(self.choices, address)
 
     def tree_flatten(self):
-        """Flatten for JAX; leaves of the arguments and of the return value that are not arrays are static."""
-        retval, retval_split = jaxprs.split(self.retval)
-        args, args_split = jaxprs.split(self.args)
-        return (self.choices, retval, self.log_density, args), (retval_split, args_split)
+        """Flatten for JAX."""
+        return (self.choices, self._retval, self.log_density, self._args), (self._retval_split, self._args_split)
 
     @classmethod
     def tree_unflatten(cls, splits, children):
         """Rebuild for JAX."""
-        choices, retval, log_density, args = children
-        return cls(choices, splits[0].join(retval), log_density, splits[1].join(args))
+        trace = object.__new__(cls)
+        trace.choices, trace._retval, trace.log_density, trace._args = children
+        trace._retval_split, trace._args_split = splits
+        return trace
 
     def __repr__(self) -> str:
-        lines = [
-            f"  {choicemap.show(path)}: {_brief(leaf)}" for path, leaf in choicemap.flatten(self.choices).items()
-        ]
+        lines = [f"  {choicemap.show(path)}: {_brief(leaf)}" for path, leaf in choicemap.flatten(self.choices).items()]
         return "\n".join([f"Trace(log_density={self.log_density}", *lines, ")"])
 
 
@@ -177,7 +188,5 @@ class Call:
         path = as_path(address)
         staged, leaves = self.gf.stage(self.args)
         jaxpr, consts = jaxprs.with_const_arguments(staged.body)
-        outs = call_p.bind(
-            *consts, *leaves, jaxpr=jaxpr, address=path, label=choicemap.show(path), source=self.source
-        )
+        outs = call_p.bind(*consts, *leaves, jaxpr=jaxpr, address=path, label=choicemap.show(path), source=self.source)
         return staged.results(outs)

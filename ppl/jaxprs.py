@@ -150,9 +150,7 @@ def read_scan(eqn) -> Scan:
         num_consts, num_carry = params["num_consts"], params["num_carry"]
     else:
         num_consts, num_carry, _ = (len(list(part)) for part in params["ft_in"].unpack())
-    return Scan(
-        body_of(params["jaxpr"]), params["length"], params["reverse"], params["unroll"], num_consts, num_carry
-    )
+    return Scan(body_of(params["jaxpr"]), params["length"], params["reverse"], params["unroll"], num_consts, num_carry)
 
 
 def read_branches(eqn) -> list[Body]:
@@ -275,7 +273,11 @@ def with_const_arguments(body: Body) -> tuple[Any, list]:
 
 
 def _close(jaxpr: Any) -> Any:
-    return jaxpr if not hasattr(core, "ClosedJaxpr") or isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, [])
+    return (
+        jaxpr
+        if not hasattr(core, "ClosedJaxpr") or isinstance(jaxpr, core.ClosedJaxpr)
+        else core.ClosedJaxpr(jaxpr, [])
+    )
 
 
 def _is_key(aval) -> bool:
@@ -286,19 +288,20 @@ def _is_frozen(value) -> bool:
     return isinstance(value, core.Literal) or not isinstance(value, jax.core.Tracer)
 
 
-def refuse_captured_keys(body: Body, name: str) -> None:
+def refuse_captured_keys(body: Body, name: str, frozen_args: Sequence[bool] = ()) -> None:
     """Refuse a program that holds a concrete key, which would give the same noise at every call."""
     frozen = {var for var, const in zip(body.constvars, body.consts, strict=True) if _is_frozen(const)}
+    frozen |= {var for var, fixed in zip(body.invars, frozen_args, strict=bool(frozen_args)) if fixed}
     if any(_is_key(var.aval) for var in frozen):
         raise _captured(name)
     for eqn in body.eqns:
-        constant = all(isinstance(var, core.Literal) or var in frozen for var in eqn.invars)
-        if constant and any(_is_key(var.aval) for var in eqn.outvars) and not holds_choice(eqn):
+        fixed = [isinstance(var, core.Literal) or var in frozen for var in eqn.invars]
+        if all(fixed) and any(_is_key(var.aval) for var in eqn.outvars) and not holds_choice(eqn):
             raise _captured(name, eqn)
-        if constant and not inner_bodies(eqn) and eqn.primitive not in CHOICE_PRIMITIVES:
+        if all(fixed) and not inner_bodies(eqn) and eqn.primitive not in CHOICE_PRIMITIVES:
             frozen.update(eqn.outvars)
         for inner in inner_bodies(eqn):
-            refuse_captured_keys(inner, name)
+            refuse_captured_keys(inner, name, fixed if eqn.primitive is jit_p else ())
 
 
 def _captured(name: str, eqn=None) -> PPLError:
@@ -481,7 +484,7 @@ class Place:
 
 
 def places(body: Body, choice_p, call_p) -> list[Place]:
-    """List the random choices of a program in order of evaluation; refuse those that have no meaning where they stand."""
+    """List the random choices of a program in order; refuse those that have no meaning where they stand."""
     return list(_walk(body, (), (), (), (), choice_p, call_p))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,15 +42,15 @@ class Plan:
         return tuple(sorted(key for key in deps if not isinstance(key, Past) and self.modes[key] == "enumerate"))
 
 
-def make_plan(body: jaxprs.Body, places: Mapping[Location, jaxprs.Place]) -> Plan:
-    """Analyse a program."""
+def make_plan(body: jaxprs.Body, places: Mapping[Location, jaxprs.Place], aux: Sequence[bool]) -> Plan:
+    """Analyse a program, given which of its results are auxiliary: needed as they are."""
     modes = {
         location: place.eqn.params["strategy"].mode
         for location, place in places.items()
         if place.eqn.params["strategy"] is not None and place.eqn.params["strategy"].mode != "path"
     }
     flow = Dependence(modes).flow(body, [NONE] * len(body.invars))
-    terms = find_terms(body, flow, [False] * len(body.outvars), [True] * len(body.outvars))
+    terms = find_terms(body, flow, list(aux), [not is_aux for is_aux in aux])
     return Plan(body, places, modes, flow, terms)
 
 
@@ -84,7 +84,7 @@ def _escapes(plan: Plan, body, flow: Flow, terms: Terms, location: Location) -> 
 def _escaping(plan: Plan, here: Location, carry, flow: Flow, terms: Terms) -> Location | None:
     num_carry = len(carry)
     keys: set[Any] = set()
-    for deps, out, raw in zip(carry, flow.outs, terms.out_raw):
+    for deps, out, raw in zip(carry, flow.outs[:num_carry], terms.out_raw[:num_carry], strict=True):
         keys |= (deps | out) if raw else NONE
     for deps, raw in zip(flow.outs[num_carry:], terms.out_raw[num_carry:], strict=True):
         keys |= deps if raw else NONE
@@ -100,6 +100,7 @@ class Unroll(jaxprs.Interpreter):
         self.scans = scans
 
     def enter(self, location, extra):
+        """Write out inside as outside."""
         return Unroll(self.scans, location)
 
     def special(self, eqn, values):
@@ -145,5 +146,3 @@ def histories(plan: Plan, scan: Location) -> float:
             inner = [length for where, length in place.scans if where[: len(scan)] == scan]
             log_total += math.log(num_states(place)) * math.prod(inner)
     return math.exp(min(log_total, 700.0))
-
-

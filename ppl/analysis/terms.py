@@ -115,8 +115,8 @@ def _scan(terms: Terms, flow: Flow, index: int, eqn) -> None:
     _, carry_vars, _ = view.split(view.body.invars)
     while True:  # A carry that is needed inside is needed from the step before.
         inner = find_terms(view.body, inner_flow, out_raw, out_surrogate)
-        raw = [old or var in inner.raw for old, var in zip(out_raw, carry_vars)]
-        surrogate = [old or var in inner.surrogate for old, var in zip(out_surrogate, carry_vars)]
+        raw = [old or var in inner.raw for old, var in zip(out_raw[: view.num_carry], carry_vars, strict=True)]
+        surrogate = [old or var in inner.surrogate for old, var in zip(out_surrogate[: view.num_carry], carry_vars, strict=True)]
         grown = raw + out_raw[view.num_carry :], surrogate + out_surrogate[view.num_carry :]
         if grown == (out_raw, out_surrogate):
             break
@@ -126,5 +126,5 @@ def _scan(terms: Terms, flow: Flow, index: int, eqn) -> None:
     const_vars, _, x_vars = view.split(view.body.invars)
     for outer, var in zip([*consts, *xs], [*const_vars, *x_vars], strict=True):
         _want(terms, flow, outer, var in inner.raw, False)
-    for outer, raw, surrogate in zip(init, out_raw, out_surrogate):
+    for outer, raw, surrogate in zip(init, out_raw[: view.num_carry], out_surrogate[: view.num_carry], strict=True):
         _want(terms, flow, outer, raw, surrogate)

@@ -1,7 +1,7 @@
 """The evaluator of estimators: a planned program on values that carry axes of enumeration.
 
-Every value carries one leading axis for each enumerated choice that it depends on. A term of the objective is multiplied
-by exp(s - stop_gradient(s)), s the scores of the choices charged to it, and summed over its axes with the
+Every value carries one leading axis for each enumerated choice that it depends on. A term of the objective is
+multiplied by exp(s - stop_gradient(s)), s the scores of the choices charged to it, and summed over its axes with the
 probabilities of the enumerated values.
 """
 
@@ -12,7 +12,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -69,7 +68,9 @@ class Evaluator:
         read = lambda var: Val(var.val) if isinstance(var, jaxprs.Literal) else env[var]
         for index, eqn in enumerate(body.eqns):
             if any(terms.needs_raw(var) or var in terms.surrogate for var in eqn.outvars):
-                vals = [env.get(var, Val(None)) if not isinstance(var, jaxprs.Literal) else read(var) for var in eqn.invars]
+                vals = [
+                    env.get(var, Val(None)) if not isinstance(var, jaxprs.Literal) else read(var) for var in eqn.invars
+                ]
                 outs = self._equation(index, eqn, flow, terms, vals)
                 env.update(zip(eqn.outvars, outs, strict=True))
         outs = [read(var) if self._wanted(var, env) else Val(None) for var in body.outvars]
@@ -91,9 +92,7 @@ class Evaluator:
         elif (index, 0) not in flow.inner:
             return self._plain(eqn, flow, terms, vals)
         elif eqn.primitive in (jaxprs.jit_p, call_p):
-            return self.child((*here, 0)).run(
-                jaxprs.read_call(eqn), flow.inner[index, 0], terms.inner[index, 0], vals
-            )
+            return self.child((*here, 0)).run(jaxprs.read_call(eqn), flow.inner[index, 0], terms.inner[index, 0], vals)
         elif eqn.primitive is jaxprs.scan_p:
             from ppl.transforms.evaluate_scan import ScanEvaluator  # It evaluates its body with this class.
 
@@ -159,6 +158,20 @@ class Evaluator:
                 got=", ".join(repr(label) for label in labels[:6]) + (", ..." if len(labels) > 6 else ""),
                 remedy="use `reinforce()` for some of them, or write the cost as a sum of smaller terms",
             )
+
+    def auxiliary(self, val: Val):
+        """Return an auxiliary result: its mean over enumerated choices, where it depends on some."""
+        if not val.axes:
+            return val.raw
+        if not jnp.issubdtype(jnp.result_type(val.raw), jnp.inexact):
+            place = self.plan.places[val.axes[0]]
+            raise StrategyError(
+                "An auxiliary result that is not a float depends on an enumerated choice, which is never drawn.",
+                where=f"{place.eqn.params['label']!r} at {place.eqn.params['source']}",
+                got=str(jnp.result_type(val.raw)),
+                remedy="convert it to float (its mean is returned), or use another strategy for the choice",
+            )
+        return self._averaged(val)
 
     # Choices.
     def _choice(self, here: Location, eqn, vals) -> Val:
@@ -281,9 +294,7 @@ class Evaluator:
     def _cond(self, here, eqn, flow: Flow, terms: Terms, index, vals) -> list[Val]:
         branches = jaxprs.read_branches(eqn)
         inner = [(flow.inner[index, n], terms.inner[index, n]) for n in range(len(branches))]
-        enumerates = any(
-            self.plan.modes[site] == "enumerate" for site in self.plan.modes if is_inside(site, here)
-        )
+        enumerates = any(self.plan.modes[site] == "enumerate" for site in self.plan.modes if is_inside(site, here))
         if enumerates or union(vals) or self.active is not None:
             return self._cond_in_line(here, branches, inner, vals)
         return self._switch(here, branches, inner, vals)

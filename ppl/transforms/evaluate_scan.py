@@ -81,9 +81,7 @@ class ScanEvaluator:
             expand(val, axes, sizes) if old is not None else None
             for val, axes, old in zip(new, self.carry_axes, raws, strict=True)
         ]
-        new_surrogates = [
-            val.surrogate if old is not None else None for val, old in zip(new, surrogates, strict=True)
-        ]
+        new_surrogates = [val.surrogate if old is not None else None for val, old in zip(new, surrogates, strict=True)]
         own = {key: val for key, val in child.scores.items() if not isinstance(key, Past) and is_inside(key, self.here)}
         new_past = {key: total + expand(own[key.location], self._past_axes(key), sizes) for key, total in past.items()}
         emitted = {key: val for key, val in own.items() if not any(is_inside(axis, self.here) for axis in val.axes)}
@@ -97,7 +95,9 @@ class ScanEvaluator:
 
     def _final(self, final) -> list[Val]:
         raws, surrogates, _ = final
-        return [Val(r, a if r is not None else (), s) for r, a, s in zip(raws, self.carry_axes, surrogates, strict=True)]
+        return [
+            Val(r, a if r is not None else (), s) for r, a, s in zip(raws, self.carry_axes, surrogates, strict=True)
+        ]
 
     def _stacked(self, ys, y_axes) -> list[Val]:
         return [

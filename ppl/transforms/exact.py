@@ -15,7 +15,7 @@ from jax.tree_util import register_dataclass
 
 from ppl import jaxprs
 from ppl._errors import PPLError, StrategyError, boundary
-from ppl.transforms.expect import estimator, finish, prepare
+from ppl.transforms.expect import check_results, estimator, prepare
 from ppl.transforms.grad import select
 from ppl.transforms.noise import ShapeNoise, Site, TableNoise
 from ppl.transforms.programs import Program, name_of, stage_program
@@ -67,15 +67,17 @@ def exact_gradient(function: Callable, argnums: int | tuple[int, ...] = 0) -> Ca
     @boundary
     def exact(*args: Any) -> Exact:
         selected = select(function, args, argnums)
-        program = prepare(stage_program(function, args))
-        sites = _noise_sites(program)
+        program = stage_program(function, args)
+        aux = check_results(program, has_aux=False)
+        program = prepare(program, aux)
+        estimate = estimator(program, aux)
+        sites = _noise_sites(program, estimate)
         outcomes = _count(function, sites)
 
         def run(number, values):
             traced, _ = jaxprs.split((tuple(selected.fill(values)), {}))
             noise = TableNoise(_tables(number, sites), {at: site.num_values for at, site in sites.items()})
-            outs = estimator(program)(noise, traced)
-            return finish(program, outs, has_aux=False), noise.log_prob
+            return program.staged.results(estimate(noise, traced)), noise.log_prob
 
         both = jax.value_and_grad(run, argnums=1, has_aux=True)
         one = lambda number: both(number, selected.values)
@@ -85,9 +87,9 @@ def exact_gradient(function: Callable, argnums: int | tuple[int, ...] = 0) -> Ca
     return exact
 
 
-def _noise_sites(program: Program) -> dict[tuple[int, ...], Site]:
+def _noise_sites(program: Program, estimate: Callable) -> dict[tuple[int, ...], Site]:
     noise = ShapeNoise(program.places)
-    jax.eval_shape(lambda *leaves: estimator(program)(noise, leaves), *program.leaves)
+    jax.eval_shape(lambda *leaves: estimate(noise, leaves), *program.leaves)
     return noise.sites
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ppl import jaxprs
@@ -53,46 +52,51 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
     def expected(*args: Any) -> Any:
         check_key(args[0] if args else None, f"expect({name_of(function)})")
         key, args = args[0], args[1:]
-        program = prepare(stage_program(function, args))
-        estimate = estimator(program)
-        outs = estimate(KeyNoise(key, program.digests), program.leaves)
-        return finish(program, outs, has_aux)
+        program = stage_program(function, args)
+        aux = check_results(program, has_aux)
+        program = prepare(program, aux)
+        outs = estimator(program, aux)(KeyNoise(key, program.digests), program.leaves)
+        results = program.staged.results(outs)
+        return (results[0], jax.tree.map(_detach, results[1])) if has_aux else results
 
     return expected
 
 
-def finish(program: Program, outs: Sequence, has_aux: bool) -> Any:
-    """Rebuild the results; refuse those without a derivative, detach auxiliary ones."""
-    results = program.staged.results(outs)
+def check_results(program: Program, has_aux: bool) -> list[bool]:
+    """Refuse results without a derivative; say of each flat result whether it is auxiliary."""
+    outvars = program.staged.body.outvars
+    results = program.staged.results(list(range(len(outvars))))
     if has_aux and not (isinstance(results, tuple) and len(results) == 2):
         raise PPLError(
             f"`{program.name}` does not return a pair, which `has_aux` asks for.",
             got=type(results).__name__,
             remedy="return `(value, aux)`",
         )
-    value, aux = results if has_aux else (results, None)
-    leaves = jax.tree.leaves(value)
-    for leaf in leaves:
-        if not jnp.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jnp.inexact):
+    value = results[0] if has_aux else results
+    leaves = [leaf for leaf in jax.tree.leaves(value)]
+    if not leaves:
+        raise PPLError(f"`{program.name}` returns nothing to take the expectation of.", got=repr(value))
+    traced = program.staged.out.mask[: len(leaves)]
+    for leaf, is_traced in zip(leaves, traced, strict=True):
+        dtype = outvars[leaf].aval.dtype if is_traced else type(leaf).__name__
+        if not is_traced or not jnp.issubdtype(dtype, jnp.inexact):
             raise PPLError(
                 f"`{program.name}` returns a value that has no expectation with a derivative.",
                 where=f"`{program.name}`",
                 expected="a pytree of inexact (float or complex) arrays",
-                got=f"{getattr(leaf, 'dtype', type(leaf).__name__)}",
+                got=f"{dtype}",
                 remedy="convert it to float, or return it as auxiliary with `has_aux=True`",
             )
-    if not leaves:
-        raise PPLError(f"`{program.name}` returns nothing to take the expectation of.", got=repr(value))
-    return (value, jax.tree.map(_detach, aux)) if has_aux else value
+    return [number >= len(leaves) for number in range(len(outvars))]
 
 
 def _detach(leaf):
     return lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
-def prepare(program: Program, max_states: int = MAX_STATES) -> Program:
+def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES) -> Program:
     """Write out the scans whose enumerated choices reach later steps, where that can be afforded."""
-    plan = make_plan(program.staged.body, program.places)
+    plan = make_plan(program.staged.body, program.places, aux)
     while found := escapes(plan):
         for scan, site in found:
             if histories(plan, scan) > max_states:
@@ -102,17 +106,17 @@ def prepare(program: Program, max_states: int = MAX_STATES) -> Program:
         body = jaxprs.restage(lambda *args, rewrite=rewrite, body=body: rewrite.run(body, args), jaxprs.in_shapes(body))
         staged = dataclasses.replace(program.staged, body=body)
         program = Program(program.name, staged, program.leaves, *list_places(body))
-        plan = make_plan(body, program.places)
+        plan = make_plan(body, program.places, aux)
     return program
 
 
-def estimator(program: Program) -> Callable[[Any, Sequence], list]:
+def estimator(program: Program, aux: Sequence[bool]) -> Callable[[Any, Sequence], list]:
     """Return the estimator of a program as a function of a source of noise and the traced arguments."""
-    plan = make_plan(program.staged.body, program.places)
+    plan = make_plan(program.staged.body, program.places, aux)
 
     def estimate(noise, leaves):
         evaluator = Evaluator(plan, noise, {}, {}, {}, ())
         outs = evaluator.run(plan.body, plan.flow, plan.terms, [Val(leaf) for leaf in leaves])
-        return [val.surrogate if val.surrogate is not None else val.raw for val in outs]
+        return [evaluator.auxiliary(val) if is_aux else val.surrogate for val, is_aux in zip(outs, aux, strict=True)]
 
     return estimate

@@ -85,7 +85,11 @@ def check_key(key: Any, usage: str) -> None:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and key.shape == ():
         return
-    got = f"a batch of keys of shape {key.shape}" if typed else f"{type(key).__name__} {getattr(key, 'shape', '')} {dtype or ''}"
+    got = (
+        f"a batch of keys of shape {key.shape}"
+        if typed
+        else f"{type(key).__name__} {getattr(key, 'shape', '')} {dtype or ''}"
+    )
     raise PPLError(
         f"`{usage}` needs a PRNG key as its first argument.",
         where=user_source(),

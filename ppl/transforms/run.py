@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -282,7 +283,7 @@ class _Run(jaxprs.Interpreter):
     def scan_inputs(self, scan):
         inside = {path: place for path, place in self._inside().items() if path in self.given}
         return {
-            path: jax.tree.map(lambda x, k=self._outer(place): jnp.moveaxis(x, k, 0), self.given[path])
+            path: jax.tree.map(functools.partial(jnp.moveaxis, source=self._outer(place), destination=0), self.given[path])
             for path, place in inside.items()
         }
 

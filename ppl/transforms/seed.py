@@ -78,11 +78,12 @@ class _Seed(jaxprs.Interpreter):
 def dropped_gradient(eqn) -> StrategyError:
     """Build the error for a derivative that plain sampling would silently drop."""
     params = eqn.params
+    sound = ", ".join(sound_strategies(params["spec"].family))
     return StrategyError(
         f"A derivative reaches the parameters of {params['spec'].family} {params['label']!r}, "
         "and plain sampling would drop it.",
         where=f"{params['label']!r} at {params['source']}",
         expected="a gradient estimated by a strategy",
         got=f"`ppl.seed` and strategy {params['strategy'] or 'none'}",
-        remedy=f"use `ppl.expect` (or `ppl.grad`) with grad= one of {', '.join(sound_strategies(params['spec'].family))}",
+        remedy=f"use `ppl.expect` (or `ppl.grad`) with grad= one of {sound}",
     )
