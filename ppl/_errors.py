@@ -63,10 +63,15 @@ class SupportError(PPLError, ValueError):
     """A given value lies outside the support of its distribution."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the closest of the known names, if one is close."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.4)), None)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Return a hint that names the closest of the known names, if one is close."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f'did you mean "{close[0]}"?' if close else None
+    close = closest(name, known)
+    return f'did you mean "{close}"?' if close else None
 
 
 def _is_internal(frame: types.FrameType) -> bool:

@@ -536,9 +536,30 @@ class Choice:
     def log_prob(self, value: Any) -> jax.Array:
         """Evaluate the log density of a value, elementwise over the batch; -inf outside the support."""
         self.used = True
-        return bind_density(
-            jnp.asarray(value), self.params, spec=self.spec, lanes=(), masked=False, inside=False, label=str(self)
-        )
+        value, params = self._broadcast(jnp.asarray(value))
+        return bind_density(value, params, spec=self.spec, lanes=(), masked=False, inside=False, label=str(self))
+
+    def _broadcast(self, value) -> tuple[jax.Array, list]:
+        """Give a value and the first parameter the batch axes of both."""
+        spec, (first, *rest) = self.spec, self.params
+        if not spec.family.discrete and not jnp.issubdtype(value.dtype, jnp.inexact):
+            value = value.astype(first.dtype)
+        shapes = [param.shape for param in self.params]
+        event = spec.event_shape(shapes)
+        own = value.shape[: value.ndim - len(event)]
+        try:
+            if value.shape[len(own) :] != event:
+                raise ValueError
+            batch = np.broadcast_shapes(own, spec.batch_shape(shapes))
+        except ValueError:
+            raise PPLError(
+                f"A value does not broadcast against the parameters of `{spec.family}`.",
+                where=self.source,
+                expected=f"batch shape {spec.batch_shape(shapes)} and event shape {event}",
+                got=f"shape {value.shape}",
+            ) from None
+        first = jnp.broadcast_to(first, batch + first.shape[first.ndim - spec.event_ndims[0] :])
+        return jnp.broadcast_to(value, batch + event), [first, *rest]
 
 
 def sound_strategies(family) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 
 from ppl import choicemap, jaxprs
-from ppl._errors import AddressError, PPLError, SupportError, boundary, did_you_mean
+from ppl._errors import AddressError, PPLError, SupportError, boundary, closest, did_you_mean
 from ppl.choice import Lane, bind_choice, bind_density, call_p, user_source, view_of
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction, Trace
@@ -169,7 +169,8 @@ def _address_mismatch(name, places, given, unknown, missing) -> AddressError:
         wanted = show(missing[0])
         what = f'`{name}` needs a choice at "{wanted}", which is not given.'
         where = f'"{wanted}" at {places[missing[0]].eqn.params["source"]}'
-        hint = did_you_mean(wanted, [show(path) for path in unknown])
+        close = closest(wanted, [show(path) for path in unknown])
+        hint = f'did you mean "{wanted}" where you gave "{close}"?' if close else None
     else:
         wanted = show(unknown[0])
         what = f'`{name}` makes no choice at "{wanted}".'
@@ -283,7 +284,9 @@ class _Run(jaxprs.Interpreter):
     def scan_inputs(self, scan):
         inside = {path: place for path, place in self._inside().items() if path in self.given}
         return {
-            path: jax.tree.map(functools.partial(jnp.moveaxis, source=self._outer(place), destination=0), self.given[path])
+            path: jax.tree.map(
+                functools.partial(jnp.moveaxis, source=self._outer(place), destination=0), self.given[path]
+            )
             for path, place in inside.items()
         }
 
