@@ -208,15 +208,20 @@ def _density(value, *operands, spec, lanes, masked, inside, **_):
     sorted_out = view(spec, inner, masked, operands)
     (value,) = align([value], [len(sorted_out.event_shape)], [_only(lane, 0) for lane in lanes], 0)
     log_prob = sorted_out.log_prob(value, inside)
-    return jnp.broadcast_to(log_prob, sorted_out.shape)
+    dtype = _density_dtype(value.dtype, [operand.dtype for operand in sorted_out.params])
+    return jnp.broadcast_to(log_prob, sorted_out.shape).astype(dtype)
+
+
+def _density_dtype(*dtypes):
+    return jnp.result_type(*(dtype for dtype in jax.tree.leaves(dtypes) if jnp.issubdtype(dtype, jnp.inexact)))
 
 
 @density_p.def_abstract_eval
 def _density_abstract(value, *avals, spec, lanes, masked, **_):
     inner = [Lane(lane.size, lane.mapped[1:], lane.depth) for lane in lanes]
     sizes, batch_shape, _ = _shape_view(spec, inner, masked, avals)
-    floats = [aval.dtype for aval in (value, *avals[: len(spec.names)]) if jnp.issubdtype(aval.dtype, np.inexact)]
-    return jax.core.ShapedArray(sizes + batch_shape, jnp.result_type(*floats))
+    dtype = _density_dtype(*(aval.dtype for aval in (value, *avals[: len(spec.names)])))
+    return jax.core.ShapedArray(sizes + batch_shape, dtype)
 
 
 density_p.def_impl(lambda *args, **params: _density(*args, **params))

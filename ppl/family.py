@@ -46,7 +46,7 @@ class Family:
     enumerable: bool = False
     alternatives: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.name
 
 
@@ -56,6 +56,9 @@ class Spec:
 
     family: Family
     names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.family}({', '.join(self.names)})"
 
     @property
     def event_ndims(self) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ class Spec:
         if self.batch_shape([param.shape for param in params]) != shape:
             first = jnp.broadcast_to(first, shape + first.shape[first.ndim - ndim :])
         value = self._numpyro([first, *params[1:]]).sample(key)
-        return value.astype(np.int32) if self.family.discrete else value
+        return value.astype(self.value_dtype([param.dtype for param in params]))
 
     def log_prob(
         self,

@@ -25,6 +25,9 @@ class Support:
     everywhere: bool = False
     moving: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return self.name
+
 
 def _always(value, params):
     return jnp.ones(value.shape, bool)

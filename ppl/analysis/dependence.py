@@ -23,7 +23,7 @@ from ppl.choice import call_p, choice_p
 Location = tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)  # JAX sorts the keys of dicts.
 class Past:
     """A dependency on the choices that a site made in earlier steps of the scan around it."""
 

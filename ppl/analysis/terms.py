@@ -116,7 +116,9 @@ def _scan(terms: Terms, flow: Flow, index: int, eqn) -> None:
     while True:  # A carry that is needed inside is needed from the step before.
         inner = find_terms(view.body, inner_flow, out_raw, out_surrogate)
         raw = [old or var in inner.raw for old, var in zip(out_raw[: view.num_carry], carry_vars, strict=True)]
-        surrogate = [old or var in inner.surrogate for old, var in zip(out_surrogate[: view.num_carry], carry_vars, strict=True)]
+        surrogate = [
+            old or var in inner.surrogate for old, var in zip(out_surrogate[: view.num_carry], carry_vars, strict=True)
+        ]
         grown = raw + out_raw[view.num_carry :], surrogate + out_surrogate[view.num_carry :]
         if grown == (out_raw, out_surrogate):
             break

@@ -128,7 +128,7 @@ class Evaluator:
         scores = [self.scores[key] for key in in_order(deps) if modes[location_of(key)] == "score"]
         term = val
         if scores:
-            raw, axes = under(lambda term, *scores: term * magic(sum(scores)), [val, *scores])
+            raw, axes = under(lambda term, *scores: term * magic(functools.reduce(jnp.add, scores)), [val, *scores])
             term = Val(raw, axes)
         total = self._averaged(term) if term.axes else term.raw
         return Val(val.raw, val.axes, total.astype(jnp.result_type(val.raw)))
@@ -279,8 +279,8 @@ class Evaluator:
             child = self.child((*here, 0), self.noise.branch(), dict(self.scores), dict(self.weights))
             args = [Val(raw, val.axes) for raw, val in zip(raws, vals, strict=True)]
             outs = child.run(jaxprs.read_call(eqn), flow, terms, args)
-            scores = {key: val for key, val in child.scores.items() if is_inside(key, here)}
-            weights = {key: val for key, val in child.weights.items() if is_inside(key, here)}
+            scores = {key: val for key, val in child.scores.items() if key not in self.scores}
+            weights = {key: val for key, val in child.weights.items() if key not in self.weights}
             layout.append(([val.axes for val in outs], axes_of(scores), axes_of(weights)))
             return [val.raw for val in outs], raws_of(scores), raws_of(weights), child.noise.leave()
 
@@ -308,7 +308,8 @@ class Evaluator:
             def run(*raws):
                 child = self.child((*here, number), self.noise.branch(), dict(self.scores), dict(self.weights))
                 outs = child.run(branches[number], *inner[number], [Val(raw) for raw in raws])
-                scores = [child.scores[site].raw if site in child.scores else jnp.zeros(()) for site in sites]
+                scores = [child.scores[site].raw if site in child.scores else 0.0 for site in sites]
+                scores = [jnp.asarray(score, jnp.result_type(float)) for score in scores]  # One dtype in all branches.
                 child.noise.skip(here, number, len(branches))
                 return [val.raw for val in outs], scores, child.noise.leave()
 

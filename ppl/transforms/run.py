@@ -117,9 +117,9 @@ def _run(gf: GenerativeFunction, given: dict[Path, Any], args: tuple, strict: bo
     given = _check_given(program, given, strict)
     run = _Run(program.places, given)
     retval = program.staged.results(run.run(program.staged.body, program.leaves))
-    log_density = run.log_density + _mask_mismatch(run.records, given)
+    log_density = _total([*run.log_densities, *_mask_mismatch(run.records, given)])
     choices = choicemap.nest({path: record.leaf() for path, record in run.records.items()})
-    return Trace(choices, retval, log_density, args), run.log_weight
+    return Trace(choices, retval, log_density, args), _total(run.log_weights)
 
 
 # --- Checks before the run ---------------------------------------------------------------------------------------
@@ -252,8 +252,8 @@ class _Run(jaxprs.Interpreter):
         super().__init__(location)
         self.places, self.given, self.prefix = places, given, prefix
         self.records: dict[Path, Record] = {}
-        self.log_density: Any = jnp.zeros(())
-        self.log_weight: Any = jnp.zeros(())
+        self.log_densities: list[Any] = []
+        self.log_weights: list[Any] = []
 
     # Bodies.
     def enter(self, location, extra):
@@ -261,7 +261,7 @@ class _Run(jaxprs.Interpreter):
         return _Run(self.places, given, location, self.prefix)
 
     def leave(self):
-        return self.records, self.log_density, self.log_weight
+        return self.records, _total(self.log_densities), _total(self.log_weights)
 
     def absorb(self, extras, how):
         records, log_density, log_weight = extras
@@ -270,7 +270,8 @@ class _Run(jaxprs.Interpreter):
             log_density, log_weight = log_density.sum(0), log_weight.sum(0)
         for path, record in records.items():
             self._record(path, record)
-        self.log_density, self.log_weight = self.log_density + log_density, self.log_weight + log_weight
+        self.log_densities.append(log_density)
+        self.log_weights.append(log_weight)
 
     def _inside(self) -> dict[Path, jaxprs.Place]:
         """Return the places inside the current equation, by path."""
@@ -299,6 +300,8 @@ class _Run(jaxprs.Interpreter):
         records, *sums = extras
         all_records = [entry[0] for entry in shapes]
         paths = list(dict.fromkeys(path for entry in all_records for path in entry))
+        dtypes = [jnp.result_type(*(entry[i + 1].dtype for entry in shapes)) for i in range(len(sums))]
+        sums = [total.astype(dtype) for total, dtype in zip(sums, dtypes, strict=True)]
         return {path: _pad(path, all_records, records.get(path)) for path in paths}, *sums
 
     # Choices.
@@ -329,9 +332,9 @@ class _Run(jaxprs.Interpreter):
             inside=given is None and not params["masked"],
             label=show(path),
         ).sum()
-        self.log_density = self.log_density + log_prob
+        self.log_densities.append(log_prob)
         if given is not None:
-            self.log_weight = self.log_weight + log_prob
+            self.log_weights.append(log_prob)
         mask = None
         if params["masked"]:
             mask = jnp.broadcast_to(sorted_out.mask, sorted_out.lane_sizes)
@@ -411,12 +414,17 @@ def _pad(path, all_records: list[dict[Path, Record]], record: Record | None) -> 
     return Record(record.value, mask, like.lead, frozenset())
 
 
-def _mask_mismatch(records: dict[Path, Record], given: dict[Path, Any]) -> Any:
+def _total(log_densities: Sequence[Any]) -> Any:
+    """Add up log densities, without a term for nothing: the cost analysis sees these sums."""
+    return functools.reduce(jnp.add, log_densities) if log_densities else jnp.zeros(())
+
+
+def _mask_mismatch(records: dict[Path, Record], given: dict[Path, Any]) -> list[Any]:
     """Return -inf where the choices marked as made are not those that the program makes, else 0."""
-    penalty = jnp.zeros(())
+    penalties = []
     for path, leaf in given.items():
         if isinstance(leaf, Masked):
             made = records[path].mask
             made = jnp.ones(leaf.mask.shape, bool) if made is None else made
-            penalty = penalty + jnp.where((made != leaf.mask).any(), -jnp.inf, 0.0)
-    return penalty
+            penalties.append(jnp.where((made != leaf.mask).any(), -jnp.inf, 0.0))
+    return penalties
