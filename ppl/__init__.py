@@ -27,6 +27,9 @@ from ppl.strategies import Strategy as Strategy
 from ppl.strategies import enum as enum
 from ppl.strategies import pathwise as pathwise
 from ppl.strategies import reinforce as reinforce
+from ppl.training import Result as Result
+from ppl.training import maximize as maximize
+from ppl.training import minimize as minimize
 from ppl.transforms import Exact as Exact
 from ppl.transforms import assess as assess
 from ppl.transforms import exact_gradient as exact_gradient
