@@ -11,7 +11,8 @@ from jax.tree_util import register_pytree_node_class
 
 from ppl import choicemap, jaxprs
 from ppl._errors import PPLError, boundary
-from ppl.choice import as_path, call_p, note_pending, tracing, user_source
+from ppl.choice import as_path, note_pending, tracing, user_source
+from ppl.primitives import call_p
 
 
 @register_pytree_node_class

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ppl import jaxprs
-from ppl.choice import call_p, choice_p
+from ppl.primitives import call_p, choice_p
 
 Location = tuple[int, ...]
 

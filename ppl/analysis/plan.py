@@ -13,7 +13,8 @@ from ppl import jaxprs
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import NONE, Dependence, Flow, Location, Past, is_inside
 from ppl.analysis.terms import Terms, find_terms
-from ppl.choice import lane_shapes
+from ppl.interpreter import Interpreter, Place
+from ppl.primitives import lane_shapes
 
 MAX_STATES = 2**16
 """Largest number of joint states over which one cost term is summed."""
@@ -32,7 +33,7 @@ class Plan:
     """
 
     body: jaxprs.Body
-    places: Mapping[Location, jaxprs.Place]
+    places: Mapping[Location, Place]
     modes: Mapping[Location, str]
     flow: Flow
     terms: Terms
@@ -42,7 +43,7 @@ class Plan:
         return tuple(sorted(key for key in deps if not isinstance(key, Past) and self.modes[key] == "enumerate"))
 
 
-def make_plan(body: jaxprs.Body, places: Mapping[Location, jaxprs.Place], aux: Sequence[bool]) -> Plan:
+def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence[bool]) -> Plan:
     """Analyse a program, given which of its results are auxiliary: needed as they are."""
     modes = {
         location: place.eqn.params["strategy"].mode
@@ -54,7 +55,7 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, jaxprs.Place], aux: S
     return Plan(body, places, modes, flow, terms)
 
 
-def num_states(place: jaxprs.Place) -> int:
+def num_states(place: Place) -> int:
     """Return the number of joint values of one choice: over all of its lanes and batch elements, for one step."""
     spec, lanes = place.eqn.params["spec"], place.eqn.params["lanes"]
     shapes = lane_shapes([var.aval.shape for var in place.eqn.invars], lanes)[: len(spec.names)]
@@ -92,7 +93,7 @@ def _escaping(plan: Plan, here: Location, carry, flow: Flow, terms: Terms) -> Lo
     return min((site for site in sites if plan.modes[site] == "enumerate"), default=None)
 
 
-class Unroll(jaxprs.Interpreter):
+class Unroll(Interpreter):
     """Rewrite a program with some of its scans written out step by step."""
 
     def __init__(self, scans: set[Location], location: Location = ()):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ppl import jaxprs
 from ppl.analysis.dependence import Flow, linear_operands
-from ppl.choice import call_p
+from ppl.primitives import call_p
 
 
 @dataclasses.dataclass

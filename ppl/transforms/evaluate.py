@@ -21,7 +21,8 @@ from ppl._errors import StrategyError, UnsoundGradientError
 from ppl.analysis.dependence import Flow, Location, in_order, is_inside, location_of
 from ppl.analysis.plan import MAX_STATES, Plan, num_states
 from ppl.analysis.terms import Terms
-from ppl.choice import Lane, call_p, choice_p, guard_branch, view
+from ppl.batching import guard_branch
+from ppl.primitives import Lane, call_p, choice_p, view
 from ppl.transforms.axes import Axes, Val, axes_of, expand, raws_of, under, union
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.seed import dropped_gradient

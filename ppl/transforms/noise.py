@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ppl import jaxprs
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
-from ppl.choice import View
+from ppl.interpreter import Place
+from ppl.primitives import View
 
 
 @dataclasses.dataclass
@@ -58,7 +58,7 @@ class KeyNoise:
 class ShapeNoise:
     """Record which choices draw noise, and of which shape, without drawing any."""
 
-    places: Mapping[Location, jaxprs.Place]
+    places: Mapping[Location, Place]
     sites: dict[Location, Site] = dataclasses.field(default_factory=dict)
 
     def key_at(self, location: Location):
@@ -147,7 +147,7 @@ class TableNoise:
                 self.log_prob = self.log_prob - table.size * math.log(self.num_values[site])
 
 
-def _infinite(place: jaxprs.Place) -> StrategyError:
+def _infinite(place: Place) -> StrategyError:
     params = place.eqn.params
     return StrategyError(
         f"The noise of {params['spec'].family} {params['label']!r} cannot be enumerated.",

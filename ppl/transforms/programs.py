@@ -13,8 +13,10 @@ import jax.numpy as jnp
 
 from ppl import jaxprs
 from ppl._errors import PPLError
-from ppl.choice import call_p, choice_p, tracing, user_source
+from ppl.choice import tracing, user_source
 from ppl.generative import GenerativeFunction
+from ppl.interpreter import Place, places
+from ppl.primitives import call_p, choice_p
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Program:
     name: str
     staged: jaxprs.Staged
     leaves: list
-    places: dict[tuple[int, ...], jaxprs.Place]
+    places: dict[tuple[int, ...], Place]
     digests: dict[tuple[int, ...], int]
 
 
@@ -58,11 +60,11 @@ def stage_program(function: Callable, args: tuple) -> Program:
 
 def list_places(body: jaxprs.Body) -> tuple[dict, dict]:
     """List the choices of a body by location, and their digests."""
-    places = {place.location: place for place in jaxprs.places(body, choice_p, call_p)}
-    return places, _digests(places)
+    found = {place.location: place for place in places(body, choice_p, call_p)}
+    return found, _digests(found)
 
 
-def label_of(place: jaxprs.Place) -> str:
+def label_of(place: Place) -> str:
     """Return the "/"-joined path of a choice, or the family's name where it has no address."""
     return "/".join([*place.prefix, place.eqn.params["label"]])
 

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
 
-from ppl import choicemap, jaxprs
+from ppl import choicemap
 from ppl._errors import AddressError, PPLError, SupportError, boundary, closest, did_you_mean
-from ppl.choice import Lane, bind_choice, bind_density, call_p, user_source, view_of
+from ppl.choice import user_source
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction, Trace
+from ppl.interpreter import Interpreter, Place
+from ppl.primitives import Lane, bind_choice, bind_density, call_p, view_of
 from ppl.transforms.programs import Program, name_of, stage_program
 
 Guards = frozenset[tuple[int, int, int]]
@@ -125,7 +127,7 @@ def _run(gf: GenerativeFunction, given: dict[Path, Any], args: tuple, strict: bo
 # --- Checks before the run ---------------------------------------------------------------------------------------
 
 
-def path_of(place: jaxprs.Place) -> Path:
+def path_of(place: Place) -> Path:
     """Return the full address of a choice of a generative function."""
     address = place.eqn.params["address"]
     if address is None:
@@ -139,7 +141,7 @@ def path_of(place: jaxprs.Place) -> Path:
     return (*place.prefix, *address)
 
 
-def trace_shape(place: jaxprs.Place) -> tuple[int, ...]:
+def trace_shape(place: Place) -> tuple[int, ...]:
     """Return the shape of a choice in the trace: axes of scans and lanes from the outermost in, then the value's."""
     shape = list(place.eqn.outvars[0].aval.shape)
     for level in range(len(place.scans) - 1, -1, -1):
@@ -147,13 +149,13 @@ def trace_shape(place: jaxprs.Place) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def outer_lanes(place: jaxprs.Place, level: int) -> int:
+def outer_lanes(place: Place, level: int) -> int:
     """Count the lanes of a choice that stand outside its `level`-th enclosing scan (0 is the outermost)."""
     return sum(lane.depth >= len(place.scans) - level for lane in place.eqn.params["lanes"])
 
 
 def _check_given(program: Program, given: dict[Path, Any], strict: bool) -> dict[Path, Any]:
-    places: dict[Path, jaxprs.Place] = {}
+    places: dict[Path, Place] = {}
     for place in program.places.values():
         places.setdefault(path_of(place), place)
     unknown = [path for path in given if path not in places]
@@ -185,7 +187,7 @@ def _address_mismatch(name, places, given, unknown, missing) -> AddressError:
     )
 
 
-def _check_value(name: str, path: Path, place: jaxprs.Place, leaf: Any) -> Any:
+def _check_value(name: str, path: Path, place: Place, leaf: Any) -> Any:
     value = jnp.asarray(leaf.value if isinstance(leaf, Masked) else leaf)
     expected, source = trace_shape(place), place.eqn.params["source"]
     if value.shape != expected:
@@ -200,7 +202,7 @@ def _check_value(name: str, path: Path, place: jaxprs.Place, leaf: Any) -> Any:
     return Masked(value, jnp.asarray(leaf.mask)) if isinstance(leaf, Masked) else value
 
 
-def _cast(path: Path, place: jaxprs.Place, value: jax.Array) -> jax.Array:
+def _cast(path: Path, place: Place, value: jax.Array) -> jax.Array:
     family = place.eqn.params["spec"].family
     floating = jnp.issubdtype(value.dtype, jnp.floating)
     if not family.discrete:
@@ -245,7 +247,7 @@ class Record:
 _ALWAYS: frozenset[Guards] = frozenset({frozenset()})
 
 
-class _Run(jaxprs.Interpreter):
+class _Run(Interpreter):
     """Read given choices, sample the others, and add up log densities."""
 
     def __init__(self, places, given, location=(), prefix=()):
@@ -273,12 +275,12 @@ class _Run(jaxprs.Interpreter):
         self.log_densities.append(log_density)
         self.log_weights.append(log_weight)
 
-    def _inside(self) -> dict[Path, jaxprs.Place]:
+    def _inside(self) -> dict[Path, Place]:
         """Return the places inside the current equation, by path."""
         depth = len(self.here)
         return {path_of(place): place for where, place in self.places.items() if where[:depth] == self.here}
 
-    def _outer(self, place: jaxprs.Place) -> int:
+    def _outer(self, place: Place) -> int:
         level = next(i for i, (where, _) in enumerate(place.scans) if where == self.here)
         return outer_lanes(place, level)
 

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 
 from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
-from ppl.choice import call_p, sound_strategies, view_of
+from ppl.choice import sound_strategies
+from ppl.interpreter import Interpreter
+from ppl.primitives import call_p, view_of
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import check_key, name_of, stage_program
 
@@ -51,7 +53,7 @@ def seed(function: Callable) -> Callable[..., Any]:
     return seeded
 
 
-class _Seed(jaxprs.Interpreter):
+class _Seed(Interpreter):
     """Draw every choice with a key folded from the program's key, the steps of the scans around it, and its name."""
 
     def __init__(self, key, digests, location=()):
