@@ -17,7 +17,7 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl.interpreter import Interpreter
-from ppl.primitives import call_p, choice_p
+from ppl.primitives import call_p, choice_p, factor_p
 
 
 def _call_batch(axis_data, values, dims, *, jaxpr, **params):
@@ -50,6 +50,8 @@ class _Deepen(Rebind):
     def special(self, eqn, values):
         if eqn.primitive is choice_p:
             return choice_p.bind(*values, **dict(eqn.params, depth=eqn.params["depth"] + 1))
+        if eqn.primitive is factor_p:
+            return super().special(eqn, values)
         return call_p.bind(*values, **dict(eqn.params, jaxpr=_rewritten(eqn.params["jaxpr"], self)))
 
 
@@ -63,6 +65,10 @@ class _Mask(Rebind):
     def special(self, eqn, values):
         if eqn.primitive is call_p:
             return self._call(eqn, values)
+        if eqn.primitive is factor_p:
+            return factor_p.bind(jnp.where(self.mask, values[0], 0), **eqn.params)
+        if eqn.params["spec"].silent:
+            return super().special(eqn, values)
         params = dict(eqn.params, guards=(self.guard, *eqn.params["guards"]))
         if eqn.params["masked"]:
             values = [*values[:-1], values[-1] & self._laned(values[-1], eqn)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ppl import batching as batching  # Its import sets the rules of vmap.
 from ppl._errors import AddressError, PPLError, StrategyError, boundary
 from ppl.family import Spec
 from ppl.primitives import bind_choice, bind_density
+from ppl.specs import Whole, foreign, score_spec
 from ppl.strategies.protocol import Strategy, as_strategy
 
 _OWN_FOLDER = str(Path(__file__).parent)
@@ -156,6 +157,8 @@ class Choice:
 
     def _broadcast(self, value) -> tuple[jax.Array, list]:
         """Give a value and the first parameter the batch axes of both."""
+        if not self.spec.event_ndims or isinstance(self.spec, Whole):
+            return value, self.params
         spec, (first, *rest) = self.spec, self.params
         if not spec.family.discrete and not jnp.issubdtype(value.dtype, jnp.inexact):
             value = value.astype(first.dtype)
@@ -175,6 +178,49 @@ class Choice:
             ) from None
         first = jnp.broadcast_to(first, batch + first.shape[first.ndim - spec.event_ndims[0] :])
         return jnp.broadcast_to(value, batch + event), [first, *rest]
+
+
+def choice(distribution: Any, grad: Any = None) -> Choice:
+    """Make a random choice from any object with `sample(key)` and `log_prob(value)` (NumPyro, distrax, flowjax).
+
+    Args:
+        distribution: The object. Arrays that it holds, or that its methods close over, may be differentiated.
+        grad: The gradient strategy; there is no default. `pathwise` needs a differentiable `sample`.
+
+    Returns:
+        A choice whose value is one draw; its batch is drawn and scored as a whole.
+
+    Example:
+        >>> import jax, numpyro.distributions as dist, ppl
+        >>> model = ppl.gen(lambda: ppl.choice(dist.Weibull(2.0, 1.5)) @ "w")
+        >>> model.simulate(jax.random.key(0))["w"].shape
+        ()
+    """
+    spec, operands = foreign(distribution)
+    return Choice(spec, operands, grad, None)
+
+
+def score_prior(score_fn: Callable, shape: tuple[int, ...]) -> Choice:
+    """Make a choice whose prior is known by its score only, as a denoiser D gives it: (D(x) - x) / sigma**2.
+
+    Its density has a tangent, <score(x), dx>, and counts as 0: it may stand in an ELBO, not in a log weight. It cannot
+    be sampled, so a generative function that makes such a choice is unnormalised.
+
+    Args:
+        score_fn: Maps a value to the gradient of log p there, of the same shape.
+        shape: Shape of a value.
+
+    Returns:
+        The choice.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ppl
+        >>> model = ppl.gen(lambda: ppl.score_prior(lambda x: -x, (2,)) @ "x")
+        >>> jax.grad(lambda x: model.log_density({"x": x}))(jnp.array([1.0, 2.0])).tolist()
+        [-1.0, -2.0]
+    """
+    spec, operands = score_spec(score_fn, tuple(shape))
+    return Choice(spec, operands, None, None)
 
 
 def sound_strategies(family) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
-import jax
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 
 from ppl._errors import AddressError, did_you_mean
@@ -134,6 +134,31 @@ def is_masked(leaf: Any) -> bool:
     return isinstance(leaf, Masked)
 
 
-def shapes(flat: Mapping[Path, Any]) -> dict[Path, tuple[int, ...]]:
-    """Return the shapes of values by path."""
-    return {path: jax.numpy.shape(leaf.value if is_masked(leaf) else leaf) for path, leaf in flat.items()}
+def matches(glob: str, path: Path) -> bool:
+    """Tell whether a glob matches a path, one of its ends (a bare address under any prefix), or a group around it."""
+    parts = range(len(path))
+    return any(fnmatchcase(show(path[i:]), glob) for i in parts) or any(
+        fnmatchcase(show(path[:i]), glob) for i in parts[1:]
+    )
+
+
+def require_match(glob: str, paths: Iterable[Path]) -> list[Path]:
+    """Return the paths that a glob matches; refuse a glob that matches none."""
+    paths = list(paths)
+    found = [path for path in paths if matches(glob, path)]
+    if not found:
+        known = [show(path) for path in paths]
+        raise AddressError(
+            f'No choice matches "{glob}".',
+            expected=", ".join(f'"{name}"' for name in known) or "nothing: there are no choices",
+            got=f'"{glob}"',
+            remedy=did_you_mean(glob, [*known, *{path[-1] for path in paths}]),
+        )
+    return found
+
+
+def select(selection: Any, paths: Iterable[Path]) -> set[Path]:
+    """Return the paths that a selection (a glob, or a tuple or list of globs) matches."""
+    globs = [selection] if isinstance(selection, str) else list(selection)
+    paths = list(paths)
+    return {path for glob in globs for path in require_match(glob, paths)}

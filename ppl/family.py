@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,11 @@ class Spec:
 
     family: Family
     names: tuple[str, ...]
+
+    silent: ClassVar[bool] = False
+    """Whether choices have no density and no place in a trace (keys)."""
+    can_sample: ClassVar[bool] = True
+    """Whether values can be drawn."""
 
     def __repr__(self) -> str:
         return f"{self.family}({', '.join(self.names)})"

@@ -145,6 +145,31 @@ class GenerativeFunction:
 
         return seed(generate(self))(key, observed, *args)
 
+    @boundary
+    def update(
+        self, key: jax.Array, trace: Trace, observed: Any, *args: Any
+    ) -> tuple[Trace, jax.Array, dict[str, Any]]:
+        """Change some choices of a trace: `(trace, log_weight, discarded)`; see `ppl.transforms.update`."""
+        from ppl.transforms import seed, update
+
+        return seed(update(self))(key, trace, observed, *args)
+
+    @boundary
+    def regenerate(
+        self, key: jax.Array, trace: Trace, selection: Any, *args: Any
+    ) -> tuple[Trace, jax.Array, dict[str, Any]]:
+        """Draw some choices of a trace anew: `(trace, log_weight, discarded)`; see `ppl.transforms.regenerate`."""
+        from ppl.transforms import regenerate, seed
+
+        return seed(regenerate(self))(key, trace, selection, *args)
+
+    @boundary
+    def project(self, trace: Trace, selection: Any) -> jax.Array:
+        """Return the part of a trace's log density due to some choices; see `ppl.transforms.project`."""
+        from ppl.transforms import project
+
+        return project(self)(trace, selection)
+
 
 def gen(function: Callable) -> GenerativeFunction:
     """Make a generative function from a Python function that makes addressed random choices.

@@ -188,7 +188,7 @@ def _walk(body, location, prefix, scans, branches, choice_p, call_p) -> Iterator
         here = (*location, index)
         if eqn.primitive is choice_p:
             yield Place(here, eqn, prefix, scans, branches)
-        elif not jaxprs.holds_choice(eqn):
+        elif not jaxprs.holds_choice(eqn) or eqn.primitive.name == "factor":
             continue
         elif eqn.primitive is jaxprs.scan_p:
             view = jaxprs.read_scan(eqn)

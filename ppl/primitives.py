@@ -25,7 +25,9 @@ choice_p.multiple_results = True
 density_p = Primitive("log_density")
 call_p = Primitive("generative_call")
 call_p.multiple_results = True
-jaxprs.CHOICE_PRIMITIVES |= {choice_p, call_p}
+factor_p = Primitive("factor")
+factor_p.multiple_results = True
+jaxprs.CHOICE_PRIMITIVES |= {choice_p, call_p, factor_p}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +209,8 @@ def _density(value, *operands, spec, lanes, masked, inside, **_):
 
 
 def _density_dtype(*dtypes):
-    return jnp.result_type(*(dtype for dtype in jax.tree.leaves(dtypes) if jnp.issubdtype(dtype, jnp.inexact)))
+    inexact = [dtype for dtype in jax.tree.leaves(dtypes) if jnp.issubdtype(dtype, jnp.inexact)]
+    return jnp.result_type(*inexact) if inexact else jnp.result_type(float)
 
 
 @density_p.def_abstract_eval
@@ -258,6 +261,33 @@ def _call_abstract(*_, jaxpr, **__):
 
 call_p.def_impl(_no_key)
 mlir.register_lowering(call_p, lambda ctx, *args, **params: _no_key(**params))
+
+
+# --- The factor --------------------------------------------------------------------------------------------------
+
+
+@factor_p.def_abstract_eval
+def _factor_abstract(*_, **__):
+    return []
+
+
+factor_p.def_impl(_no_key)
+mlir.register_lowering(factor_p, lambda ctx, *args, **params: _no_key(**params))
+ad.primitive_jvps[factor_p] = _choice_jvp
+
+
+def _factor_batch(axis_data, values, dims, **params):
+    """Count the factor once in every lane."""
+    (weight,), (dim,) = values, dims
+    shape = (axis_data.size, *jnp.shape(weight))
+    weight = jnp.broadcast_to(weight, shape) if dim is None else jnp.moveaxis(weight, dim, 0)
+    return factor_p.bind(weight, **params), []
+
+
+jaxprs.fancy_batchers[factor_p] = _factor_batch
+
+
+# --- Binding -----------------------------------------------------------------------------------------------------
 
 
 def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), masked=False, depth=0, guards=()):

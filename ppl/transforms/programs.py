@@ -16,7 +16,7 @@ from ppl._errors import PPLError
 from ppl.choice import tracing, user_source
 from ppl.generative import GenerativeFunction
 from ppl.interpreter import Place, places
-from ppl.primitives import call_p, choice_p
+from ppl.primitives import call_p, choice_p, factor_p
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +43,30 @@ def name_of(function: Any) -> str:
     return getattr(function, "__name__", None) or getattr(function, "name", type(function).__name__)
 
 
+def stage_function(function: Callable, args: tuple) -> tuple[jaxprs.Staged, list]:
+    """Trace a stochastic function, or a generative one, whose choices are then its own."""
+    if isinstance(function, GenerativeFunction):
+        return function.stage(args)
+
+    def body(*inner):
+        with tracing(name_of(function)):
+            return function(*inner)
+
+    body.__name__ = name_of(function)
+    return jaxprs.stage(body, args)
+
+
 def stage_program(function: Callable, args: tuple) -> Program:
     """Trace a stochastic function (or a generative one) and list its choices."""
-    if isinstance(function, GenerativeFunction):
-        staged, leaves = function.stage(args)
-    else:
-
-        def body(*inner):
-            with tracing(name_of(function)):
-                return function(*inner)
-
-        body.__name__ = name_of(function)
-        staged, leaves = jaxprs.stage(body, args)
+    staged, leaves = stage_function(function, args)
+    stray = unnormalised(staged.body)
+    if stray is not None:
+        raise PPLError(
+            f"`{name_of(function)}` is unnormalised: it weighs its runs, which sampling cannot do.",
+            where=source_of(stray),
+            expected="factors and score priors in generative functions that are assessed",
+            remedy="pass the generative function to an objective, such as `elbo`",
+        )
     return Program(name_of(function), staged, leaves, *list_places(staged.body))
 
 
@@ -62,6 +74,24 @@ def list_places(body: jaxprs.Body) -> tuple[dict, dict]:
     """List the choices of a body by location, and their digests."""
     found = {place.location: place for place in places(body, choice_p, call_p)}
     return found, _digests(found)
+
+
+def unnormalised(body: jaxprs.Body):
+    """Return an equation that makes a program unnormalised (a factor, a prior known by its score), or None."""
+    for eqn in body.eqns:
+        if eqn.primitive is factor_p or (eqn.primitive is choice_p and not eqn.params["spec"].can_sample):
+            return eqn
+        if jaxprs.holds_choice(eqn):
+            found = [unnormalised(inner) for inner in jaxprs.inner_bodies(eqn)]
+            stray = next((eqn for eqn in found if eqn is not None), None)
+            if stray is not None:
+                return stray
+    return None
+
+
+def source_of(eqn) -> str:
+    """Return the address and source line of a choice or factor."""
+    return f"{eqn.params['label']!r} at {eqn.params['source']}"
 
 
 def label_of(place: Place) -> str:

@@ -1,110 +1,49 @@
-"""`simulate`, `assess` and `generate`: one interpreter that reads given choices and samples the others."""
+"""The interpreter of generative functions: it reads given choices, samples the others, and adds up densities."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.tree_util import register_dataclass
 
 from ppl import choicemap
-from ppl._errors import AddressError, PPLError, SupportError, boundary, closest, did_you_mean
+from ppl._errors import AddressError, ControlFlowError, PPLError
 from ppl.choice import user_source
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction, Trace
 from ppl.interpreter import Interpreter, Place
-from ppl.primitives import Lane, bind_choice, bind_density, call_p, view_of
-from ppl.transforms.programs import Program, name_of, stage_program
+from ppl.primitives import Lane, bind_choice, bind_density, call_p, choice_p, factor_p, view_of
+from ppl.specs import Subset
+from ppl.transforms.given import check_given
+from ppl.transforms.layout import outer_lanes, path_of, trace_shape
+from ppl.transforms.programs import list_places, name_of, source_of, unnormalised
+from ppl.transforms.records import ALWAYS, Record, join, pad, spread, zero_where_idle
 
-Guards = frozenset[tuple[int, int, int]]
+Mode = Literal["assess", "observe", "update"]
 
 
-def simulate(gf: GenerativeFunction) -> Callable[..., Trace]:
-    """Turn a generative function into a stochastic function that returns a [`Trace`][].
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run of a generative function gives.
 
-    Args:
-        gf: The generative function.
-
-    Returns:
-        A stochastic function of the same arguments: its random choices are the program's.
-
-    Example:
-        >>> import jax, ppl
-        >>> model = ppl.gen(lambda: ppl.normal(0.0, 1.0) @ "z")
-        >>> trace = ppl.seed(ppl.simulate(model))(jax.random.key(0))
-        >>> bool(abs(trace.log_density - model.log_density(trace.choices)) < 1e-6)
-        True
+    Attributes:
+        trace: The trace.
+        log_weight: Log density of the given choices, at the values they depend on.
+        records: The choices by path.
     """
-    _check_gf(gf, "simulate")
 
-    @boundary
-    def simulated(*args: Any) -> Trace:
-        return _run(gf, {}, args, strict=False)[0]
-
-    return simulated
+    trace: Trace
+    log_weight: Any
+    records: dict[Path, Record]
 
 
-def assess(gf: GenerativeFunction) -> Callable[..., tuple[jax.Array, Any]]:
-    """Turn a generative function into a function of given choices: `(choices, *args) -> (log_density, retval)`.
-
-    Args:
-        gf: The generative function.
-
-    Returns:
-        The function; choices are nested dicts, with `Masked` or plain values where a choice is conditional.
-
-    Raises:
-        AddressError: A choice is missing, unknown, or has the wrong shape.
-        SupportError: A concrete float that is not integral is given for a discrete choice.
-
-    Example:
-        >>> import ppl
-        >>> model = ppl.gen(lambda: ppl.normal(0.0, 1.0) @ "z")
-        >>> round(float(ppl.assess(model)({"z": 0.5})[0]), 4)
-        -1.0439
-    """
-    _check_gf(gf, "assess")
-
-    @boundary
-    def assessed(choices: Any, *args: Any) -> tuple[jax.Array, Any]:
-        trace, _ = _run(gf, choicemap.flatten(choices), args, strict=True)
-        return trace.log_density, trace.retval
-
-    return assessed
-
-
-def generate(gf: GenerativeFunction) -> Callable[..., tuple[Trace, jax.Array]]:
-    """Turn a generative function into one that observes some choices and samples the rest.
-
-    Args:
-        gf: The generative function.
-
-    Returns:
-        A stochastic function `(observed, *args) -> (trace, log_weight)`; the weight is the density of the observed
-        choices given the sampled ones, whose mean is the marginal density of the observed choices.
-
-    Example:
-        >>> import jax, ppl
-        >>> model = ppl.gen(lambda: ppl.normal(0.0, 1.0) @ "z")
-        >>> trace, log_weight = model.generate(jax.random.key(0), {})
-        >>> float(log_weight)
-        0.0
-    """
-    _check_gf(gf, "generate")
-
-    @boundary
-    def generated(observed: Any, *args: Any) -> tuple[Trace, jax.Array]:
-        return _run(gf, choicemap.flatten(observed), args, strict=False)
-
-    return generated
-
-
-def _check_gf(gf: Any, usage: str) -> None:
+def require_gf(gf: Any, usage: str) -> None:
+    """Refuse anything but a generative function."""
     if not isinstance(gf, GenerativeFunction):
         raise PPLError(
             f"`{usage}` takes a generative function.",
@@ -114,158 +53,154 @@ def _check_gf(gf: Any, usage: str) -> None:
         )
 
 
-def _run(gf: GenerativeFunction, given: dict[Path, Any], args: tuple, strict: bool) -> tuple[Trace, jax.Array]:
-    program = stage_program(gf, args)
-    given = _check_given(program, given, strict)
-    run = _Run(program.places, given)
-    retval = program.staged.results(run.run(program.staged.body, program.leaves))
-    log_density = _total([*run.log_densities, *_mask_mismatch(run.records, given)])
-    choices = choicemap.nest({path: record.leaf() for path, record in run.records.items()})
-    return Trace(choices, retval, log_density, args), _total(run.log_weights)
+def addressed(places: Mapping[tuple[int, ...], Place]) -> dict[Path, Place]:
+    """List the choices of a generative function that have a place in its traces, by path."""
+    found: dict[Path, Place] = {}
+    for place in places.values():
+        if not place.eqn.params["spec"].silent:
+            found.setdefault(path_of(place), place)
+    return found
 
 
-# --- Checks before the run ---------------------------------------------------------------------------------------
+def run(
+    gf: GenerativeFunction,
+    given: Mapping[Path, Any] | Callable[[Mapping[Path, Place]], Mapping[Path, Any]],
+    args: tuple,
+    mode: Mode,
+    weights: Mapping[str, Any] | None = None,
+    track: bool = False,
+    normalised: bool = False,
+) -> Outcome:
+    """Run a generative function on given choices.
 
-
-def path_of(place: Place) -> Path:
-    """Return the full address of a choice of a generative function."""
-    address = place.eqn.params["address"]
-    if address is None:
-        raise AddressError(
-            "A choice of a generative function has no address.",
-            where=f"{place.eqn.params['label']!r} at {place.eqn.params['source']}",
-            expected='`... @ "address"`',
-            got="`.sample()`, which is for objectives",
-            remedy='write `... @ "name"`',
-        )
-    return (*place.prefix, *address)
-
-
-def trace_shape(place: Place) -> tuple[int, ...]:
-    """Return the shape of a choice in the trace: axes of scans and lanes from the outermost in, then the value's."""
-    shape = list(place.eqn.outvars[0].aval.shape)
-    for level in range(len(place.scans) - 1, -1, -1):
-        shape.insert(outer_lanes(place, level), place.scans[level][1])
-    return tuple(shape)
-
-
-def outer_lanes(place: Place, level: int) -> int:
-    """Count the lanes of a choice that stand outside its `level`-th enclosing scan (0 is the outermost)."""
-    return sum(lane.depth >= len(place.scans) - level for lane in place.eqn.params["lanes"])
-
-
-def _check_given(program: Program, given: dict[Path, Any], strict: bool) -> dict[Path, Any]:
-    places: dict[Path, Place] = {}
-    for place in program.places.values():
-        places.setdefault(path_of(place), place)
-    unknown = [path for path in given if path not in places]
-    missing = [path for path in places if path not in given] if strict else []
-    if unknown or missing:
-        raise _address_mismatch(program.name, places, given, unknown, missing)
-    return {path: _check_value(program.name, path, places[path], leaf) for path, leaf in given.items()}
-
-
-def _address_mismatch(name, places, given, unknown, missing) -> AddressError:
-    listed = lambda paths: ", ".join(f'"{show(path)}"' for path in paths) or "none"
-    if missing:
-        wanted = show(missing[0])
-        what = f'`{name}` needs a choice at "{wanted}", which is not given.'
-        where = f'"{wanted}" at {places[missing[0]].eqn.params["source"]}'
-        close = closest(wanted, [show(path) for path in unknown])
-        hint = f'did you mean "{wanted}" where you gave "{close}"?' if close else None
-    else:
-        wanted = show(unknown[0])
-        what = f'`{name}` makes no choice at "{wanted}".'
-        where = f'"{wanted}", given to `{name}`'
-        hint = did_you_mean(wanted, [show(path) for path in places])
-    return AddressError(
-        what,
-        where=where,
-        expected=f"choices at {listed(places)}",
-        got=f"values at {listed(given)}",
-        remedy=hint or "give every choice of the program once, and nothing else",
-    )
-
-
-def _check_value(name: str, path: Path, place: Place, leaf: Any) -> Any:
-    value = jnp.asarray(leaf.value if isinstance(leaf, Masked) else leaf)
-    expected, source = trace_shape(place), place.eqn.params["source"]
-    if value.shape != expected:
-        raise AddressError(
-            f'The value given at "{show(path)}" of `{name}` has the wrong shape.',
-            where=f'"{show(path)}" at {source}',
-            expected=f"shape {expected}",
-            got=f"shape {value.shape}",
-            remedy="axes of scan and vmap lead, outer ones first; then the choice's own shape",
-        )
-    value = _cast(path, place, value)
-    return Masked(value, jnp.asarray(leaf.mask)) if isinstance(leaf, Masked) else value
-
-
-def _cast(path: Path, place: Place, value: jax.Array) -> jax.Array:
-    family = place.eqn.params["spec"].family
-    floating = jnp.issubdtype(value.dtype, jnp.floating)
-    if not family.discrete:
-        return value if floating else value.astype(place.eqn.outvars[0].aval.dtype)
-    if not floating:
-        return value.astype(np.int32)
-    if isinstance(value, jax.core.Tracer):
-        return value  # The density is -inf where it is not integral.
-    if not bool((value == jnp.round(value)).all()):
-        raise SupportError(
-            f'A value that is not integral is given at "{show(path)}".',
-            where=f'"{show(path)}" at {place.eqn.params["source"]}',
-            expected=f"integers, for {family}",
-            got=f"{value.dtype} values such as {float(value.ravel()[jnp.argmax((value != jnp.round(value)).ravel())])}",
-            remedy="round or threshold the data, or use a continuous distribution",
-        )
-    return value.astype(np.int32)
-
-
-# --- The interpreter ---------------------------------------------------------------------------------------------
-
-
-@register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """A choice as it leaves a body: its value, where it is made, and how complete that is.
-
-    `lead` counts the axes of lanes and scans. `cover` holds the guards under which it is made (each a set of branches
-    of mapped conds): the empty guard means always.
+    Args:
+        gf: The generative function.
+        given: Values by path, or a function that gives them for the program's choices; a `Masked` value is given where
+            its mask is True.
+        args: Arguments.
+        mode: "assess": everything is given, and `Masked` says exactly where choices are made. "observe": the rest is
+            sampled, and given choices that are not visited make the weight -inf. "update": they are let go.
+        weights: Factors of the log densities of choices, by glob; scalars or arrays over lanes and steps.
+        track: Whether to keep each choice's log density.
+        normalised: Whether to refuse programs with factors or with priors known by their score.
     """
+    staged, leaves = gf.stage(args)
+    if normalised:
+        _refuse_unnormalised(gf.name, staged.body)
+    places, _ = list_places(staged.body)
+    by_path = addressed(places)
+    given = given(by_path) if callable(given) else given
+    given = check_given(gf.name, by_path, given, complete=mode == "assess")
+    walk = Run(places, given, mode, spread_weights(weights or {}, by_path), track)
+    retval = staged.results(walk.run(staged.body, leaves))
+    penalties = [] if mode == "update" else _mask_mismatch(walk.records, given, mode)
+    choices = choicemap.nest({path: record.leaf() for path, record in walk.records.items()})
+    trace = Trace(choices, retval, total([*walk.log_densities, *penalties]), args)
+    return Outcome(trace, total([*walk.log_weights, *penalties]), walk.records)
 
-    value: Any
-    mask: Any
-    lead: int = dataclasses.field(metadata={"static": True})
-    cover: frozenset[Guards] = dataclasses.field(metadata={"static": True})
 
-    def leaf(self) -> Any:
-        """Return what the trace shows."""
-        return self.value if self.mask is None else Masked(self.value, self.mask)
+def _refuse_unnormalised(name: str, body) -> None:
+    stray = unnormalised(body)
+    if stray is not None:
+        raise PPLError(
+            f"`{name}` is unnormalised, so it cannot be simulated.",
+            where=source_of(stray),
+            expected="a program whose choices all have densities that can be sampled",
+            got="a factor, a condition, a scaled density or a prior known by its score",
+            remedy="use it in an objective, or approximate it with `ppl.normalize`",
+        )
 
 
-_ALWAYS: frozenset[Guards] = frozenset({frozenset()})
+def spread_weights(weights: Mapping[str, Any], places: Mapping[Path, Place]) -> dict[Path, Any]:
+    """Broadcast weights over the axes of lanes and scans of the choices they match."""
+    spread_out: dict[Path, Any] = {}
+    for glob, weight in weights.items():
+        matching = choicemap.require_match(glob, places)
+        for path in matching:
+            shape = trace_shape(places[path])
+            lead = len(places[path].scans) + len(places[path].eqn.params["lanes"])
+            spread_out[path] = jnp.broadcast_to(jnp.asarray(weight, jnp.result_type(float)), shape[:lead])
+    return spread_out
 
 
-class _Run(Interpreter):
+def total(log_densities: Sequence[Any]) -> Any:
+    """Add up log densities, without a term for nothing: the cost analysis sees these sums."""
+    return functools.reduce(jnp.add, log_densities) if log_densities else jnp.zeros(())
+
+
+def _mask_mismatch(records: Mapping[Path, Record], given: Mapping[Path, Any], mode: Mode) -> list[Any]:
+    """Return -inf where choices are given that the program does not make (when assessed: or the reverse)."""
+    penalties = []
+    for path, leaf in given.items():
+        if isinstance(leaf, Masked):
+            made = jnp.broadcast_to(spread(records[path].made(), leaf.mask.ndim), leaf.mask.shape)
+            wrong = made != leaf.mask if mode == "assess" else leaf.mask & ~made
+            penalties.append(jnp.where(wrong.any(), -jnp.inf, 0.0))
+    return penalties
+
+
+class Sliced(Interpreter):
+    """An interpreter that hands arrays laid out like the trace (by path) into the scans around their choices."""
+
+    def __init__(self, places: Mapping[tuple[int, ...], Place], location=(), prefix: Path = ()):
+        super().__init__(location)
+        self.places, self.prefix = places, prefix
+
+    def slices(self, arrays: Mapping[Path, Any]) -> dict[Path, Any]:
+        """Move the axis of the current scan to the front."""
+        inside = self.inside()
+        return {
+            path: jax.tree.map(functools.partial(jnp.moveaxis, source=self.outer(inside[path]), destination=0), leaf)
+            for path, leaf in arrays.items()
+            if path in inside
+        }
+
+    def inside(self) -> dict[Path, Place]:
+        """Return the places inside the current equation, by path."""
+        depth = len(self.here)
+        return {path_of(place): place for where, place in self.places.items() if where[:depth] == self.here}
+
+    def outer(self, place: Place) -> int:
+        """Count the lanes of a choice that stand outside the current scan."""
+        level = next(i for i, (where, _) in enumerate(place.scans) if where == self.here)
+        return outer_lanes(place, level)
+
+    def path(self, eqn) -> Path:
+        """Return the full address of a choice."""
+        return (*self.prefix, *eqn.params["address"])
+
+    def nested(self, eqn, values: Sequence) -> list:
+        """Walk a nested call under its address."""
+        outer = self.prefix
+        self.prefix = (*outer, *eqn.params["address"])
+        outs = self.jit(eqn, values)
+        self.prefix = outer
+        return outs
+
+
+class Run(Sliced):
     """Read given choices, sample the others, and add up log densities."""
 
-    def __init__(self, places, given, location=(), prefix=()):
-        super().__init__(location)
-        self.places, self.given, self.prefix = places, given, prefix
+    def __init__(self, places, given, mode: Mode, weights, track: bool, location=(), prefix=(), subsamples=None):
+        super().__init__(places, location, prefix)
+        self.given, self.mode, self.weights, self.track = given, mode, weights, track
+        self.subsamples: dict[Path, tuple[Any, int, int]] = {} if subsamples is None else subsamples
         self.records: dict[Path, Record] = {}
         self.log_densities: list[Any] = []
         self.log_weights: list[Any] = []
 
     # Bodies.
     def enter(self, location, extra):
-        given = extra if isinstance(extra, dict) else self.given
-        return _Run(self.places, given, location, self.prefix)
+        """Hand in the slices for one step, or everything."""
+        given, weights = extra or (self.given, self.weights)
+        return Run(self.places, given, self.mode, weights, self.track, location, self.prefix, dict(self.subsamples))
 
     def leave(self):
-        return self.records, _total(self.log_densities), _total(self.log_weights)
+        """Hand out choices and sums of log densities."""
+        return self.records, total(self.log_densities), total(self.log_weights)
 
     def absorb(self, extras, how):
+        """Take in choices and sums of log densities."""
         records, log_density, log_weight = extras
         if how == "scan":
             records = {path: self._out_of_scan(path, record) for path, record in records.items()}
@@ -275,55 +210,48 @@ class _Run(Interpreter):
         self.log_densities.append(log_density)
         self.log_weights.append(log_weight)
 
-    def _inside(self) -> dict[Path, Place]:
-        """Return the places inside the current equation, by path."""
-        depth = len(self.here)
-        return {path_of(place): place for where, place in self.places.items() if where[:depth] == self.here}
-
-    def _outer(self, place: Place) -> int:
-        level = next(i for i, (where, _) in enumerate(place.scans) if where == self.here)
-        return outer_lanes(place, level)
-
     def scan_inputs(self, scan):
-        inside = {path: place for path, place in self._inside().items() if path in self.given}
-        return {
-            path: jax.tree.map(
-                functools.partial(jnp.moveaxis, source=self._outer(place), destination=0), self.given[path]
-            )
-            for path, place in inside.items()
-        }
+        """Hand each step its slices of the given choices and weights."""
+        return self.slices(self.given), self.slices(self.weights)
 
     def _out_of_scan(self, path, record):
-        k = self._outer(self._inside()[path])
-        value, mask = jax.tree.map(lambda x: jnp.moveaxis(x, 0, k), (record.value, record.mask))
-        return Record(value, mask, record.lead + 1, record.cover)
+        move = functools.partial(jnp.moveaxis, source=0, destination=self.outer(self.inside()[path]))
+        moved = jax.tree.map(move, (record.value, record.mask, record.log_prob))
+        return Record(*moved, record.lead + 1, record.cover)
 
     def pad_branches(self, shapes, branch, extras):
+        """Let every branch hand out the choices of all, and sums of one dtype."""
         records, *sums = extras
-        all_records = [entry[0] for entry in shapes]
-        paths = list(dict.fromkeys(path for entry in all_records for path in entry))
+        branches = [entry[0] for entry in shapes]
+        paths = list(dict.fromkeys(path for entry in branches for path in entry))
         dtypes = [jnp.result_type(*(entry[i + 1].dtype for entry in shapes)) for i in range(len(sums))]
-        sums = [total.astype(dtype) for total, dtype in zip(sums, dtypes, strict=True)]
-        return {path: _pad(path, all_records, records.get(path)) for path in paths}, *sums
+        sums = [value.astype(dtype) for value, dtype in zip(sums, dtypes, strict=True)]
+        return {path: pad(path, branches, records.get(path)) for path in paths}, *sums
 
     # Choices.
     def special(self, eqn, values: Sequence) -> list:
+        """Give meaning to a choice, a nested call or a factor."""
         if eqn.primitive is call_p:
-            outer = self.prefix
-            self.prefix = (*outer, *eqn.params["address"])
-            outs = self.jit(eqn, values)
-            self.prefix = outer
-            return outs
+            return self.nested(eqn, values)
+        if eqn.primitive is factor_p:
+            return self._factor(eqn, values)
+        if eqn.params["spec"].silent:
+            return eqn.primitive.bind(*values, **eqn.params)
         return [self._choose(eqn, values)]
 
+    def _factor(self, eqn, values) -> list:
+        weight = self.weights.get(self.path(eqn), 1.0) * values[0].sum()
+        self.log_densities.append(weight)
+        self.log_weights.append(weight)
+        return []
+
     def _choose(self, eqn, operands):
-        params, path = eqn.params, (*self.prefix, *eqn.params["address"])
+        params, path = eqn.params, self.path(eqn)
         sorted_out = view_of(eqn, operands)
-        given = self.given.get(path)
-        if given is None:
-            value = self._sample(eqn, operands, path)
-        else:
-            value = given.value if isinstance(given, Masked) else given
+        given = self._given(path, sorted_out)
+        partly = isinstance(given, Masked) and self.mode != "assess"
+        sampled = self._sample(eqn, operands, path) if given is None or partly else None
+        value = _value(given, sampled, partly)
         lanes = [Lane(lane.size, (True, *lane.mapped), lane.depth) for lane in params["lanes"]]
         log_prob = bind_density(
             value,
@@ -333,34 +261,72 @@ class _Run(Interpreter):
             masked=params["masked"],
             inside=given is None and not params["masked"],
             label=show(path),
-        ).sum()
-        self.log_densities.append(log_prob)
-        if given is not None:
-            self.log_weights.append(log_prob)
+        )
+        known = spread(given.mask, log_prob.ndim) if partly else None
+        self._add(path, log_prob, given is not None, known, len(lanes))
         mask = None
         if params["masked"]:
             mask = jnp.broadcast_to(sorted_out.mask, sorted_out.lane_sizes)
-            value = _zero_where_idle(value, mask)
-        self._record(path, Record(value, mask, len(params["lanes"]), frozenset({frozenset(params["guards"])})))
+            value = zero_where_idle(value, mask)
+        kept = log_prob.sum(range(len(lanes), log_prob.ndim)) if self.track else None
+        cover = frozenset({frozenset(params["guards"])})
+        self._record(path, Record(value, mask, kept, len(lanes), cover))
+        if path[-1] == "indices" and isinstance(params["spec"], Subset):
+            self.subsamples[path[:-1]] = (value, *_subset_sizes(params["spec"]))
         return value
+
+    def _add(self, path, log_prob, is_given: bool, known, lead: int) -> None:
+        weight = self._weight(path)
+        if weight is not None:
+            log_prob = log_prob * spread(jnp.asarray(weight), log_prob.ndim)
+        self.log_densities.append(log_prob.sum())
+        if is_given:
+            self.log_weights.append(log_prob.sum() if known is None else jnp.where(known, log_prob, 0).sum())
+
+    def _weight(self, path: Path):
+        """Return what multiplies a choice's log density: its weight, and n/size within a subsample."""
+        scale = math.prod(n / size for _, n, size in self._around(path))
+        weight = self.weights.get(path)
+        return weight * scale if weight is not None else scale if scale != 1 else None
+
+    def _around(self, path: Path) -> list[tuple[Any, int, int]]:
+        own = lambda prefix: path[: len(prefix)] == prefix and path != (*prefix, "indices")
+        return [entry for prefix, entry in self.subsamples.items() if own(prefix)]
+
+    def _given(self, path: Path, sorted_out):
+        """Return the value given for a choice; within a subsample, the rows of all n that were drawn."""
+        given = self.given.get(path)
+        around = self._around(path) if given is not None else []
+        leaf = given.value if isinstance(given, Masked) else given
+        for indices, n, size in around:
+            if leaf.shape[0] == n != size:
+                if len(around) > 1 or indices.ndim != 1:
+                    raise ControlFlowError(
+                        f'A subsample within lanes, steps or another subsample cannot gather "{show(path)}".',
+                        expected=f"values for the {size} drawn elements",
+                        got=f"values for all {n}",
+                    )
+                return jax.tree.map(lambda x, rows=indices: x[rows], given)
+        return given
 
     def _sample(self, eqn, operands, path):
         kept = {name: eqn.params[name] for name in ("spec", "strategy", "source", "lanes", "masked", "depth", "guards")}
+        if not kept["spec"].can_sample:
+            raise PPLError(
+                f'The choice at "{show(path)}" cannot be sampled: only the score of its density is known.',
+                where=f'"{show(path)}" at {kept["source"]}',
+                expected="a given value",
+                remedy="propose it from a guide",
+            )
         (value,) = bind_choice(operands, address=None, label=show(path), **kept)
         return value
 
     def _record(self, path, record):
         other = self.records.get(path)
-        self.records[path] = record if other is None else self._join(path, other, record)
-
-    def _join(self, path, first: Record, second: Record) -> Record:
-        exclusive = all(_exclusive(a, b) for a in first.cover for b in second.cover)
-        if not (first.cover and second.cover and exclusive) or first.value.shape != second.value.shape:
+        joined = record if other is None else join(other, record)
+        if joined is None:
             raise self._duplicate(path)
-        chosen = jnp.where(_over(second.mask, second.value), second.value, first.value)
-        cover = _simplify(first.cover | second.cover)
-        mask = None if cover == _ALWAYS else first.mask | second.mask
-        return Record(chosen, mask, first.lead, cover)
+        self.records[path] = joined
 
     def _duplicate(self, path):
         sources = [place.eqn.params["source"] for place in self.places.values() if path_of(place) == path]
@@ -372,61 +338,50 @@ class _Run(Interpreter):
         )
 
 
-def _over(mask, value):
-    return mask.reshape(mask.shape + (1,) * (value.ndim - mask.ndim))
+def _value(given, sampled, partly: bool):
+    if given is None:
+        return sampled
+    if partly:
+        return jnp.where(spread(given.mask, sampled.ndim), given.value.astype(sampled.dtype), sampled)
+    return given.value if isinstance(given, Masked) else given
 
 
-def _zero_where_idle(value, mask):
-    return jnp.where(_over(mask, value), value, jnp.zeros_like(value))
+def _subset_sizes(spec) -> tuple[int, int]:
+    return spec.n, spec.size
 
 
-def _exclusive(first: Guards, second: Guards) -> bool:
-    """Tell whether two guards can never hold together: another branch of the same cond."""
-    return any(a[0] == b[0] and a[1] != b[1] for a in first for b in second)
+class Rewrite(Sliced):
+    """Rewrite a program choice by choice: `change(eqn, values, path, arrays)` gives its results, or None to keep it.
+
+    Nested calls are written out, their choices under full addresses. `arrays`, laid out like the trace, reach each
+    choice by path.
+    """
+
+    def __init__(self, places, change: Callable, arrays: Mapping[Path, Any], location=(), prefix=()):
+        super().__init__(places, location, prefix)
+        self.change, self.arrays = change, arrays
+
+    def enter(self, location, extra):
+        """Hand in the slices for one step, or everything."""
+        arrays = extra if isinstance(extra, dict) else self.arrays
+        return Rewrite(self.places, self.change, arrays, location, self.prefix)
+
+    def scan_inputs(self, scan):
+        """Hand each step its slices."""
+        return self.slices(self.arrays)
+
+    def special(self, eqn, values):
+        """Change a choice or factor, or keep it under its full address."""
+        if eqn.primitive is call_p:
+            return self.nested(eqn, values)
+        if eqn.primitive is choice_p and eqn.params["address"] is None:
+            path = (*self.prefix, eqn.params["label"])
+            full = dict(eqn.params)
+        else:
+            path = self.path(eqn)
+            full = dict(eqn.params, address=path, label=show(path))
+        outs = self.change(eqn, values, path, full, self.arrays.get(path))
+        return eqn.primitive.bind(*values, **full) if outs is None else outs
 
 
-def _simplify(cover: frozenset[Guards]) -> frozenset[Guards]:
-    """Drop a cond from the guards once all of its branches are covered."""
-    for guard in cover:
-        for branch in guard:
-            identity, _, count = branch
-            siblings = {guard - {branch} | {(identity, number, count)} for number in range(count)}
-            if siblings <= cover:
-                return _simplify(cover - siblings | {guard - {branch}})
-    return cover
-
-
-def _pad(path, all_records: list[dict[Path, Record]], record: Record | None) -> Record:
-    """Give one branch's choice at `path` the structure that all branches share."""
-    present = [entry[path] for entry in all_records if path in entry]
-    like = present[0]
-    if any(r.value.shape != like.value.shape or r.value.dtype != like.value.dtype for r in present):
-        raise AddressError(
-            f'The branches of a cond make choices of different shape or dtype at "{show(path)}".',
-            got=" and ".join(f"{r.value.dtype}{list(r.value.shape)}" for r in present),
-            remedy="give them different addresses",
-        )
-    if len(present) == len(all_records) and all(r.mask is None for r in present):
-        assert record is not None
-        return Record(record.value, None, like.lead, _ALWAYS)
-    lanes = like.value.shape[: like.lead]
-    if record is None:
-        return Record(jnp.zeros(like.value.shape, like.value.dtype), jnp.zeros(lanes, bool), like.lead, frozenset())
-    mask = jnp.ones(lanes, bool) if record.mask is None else record.mask
-    return Record(record.value, mask, like.lead, frozenset())
-
-
-def _total(log_densities: Sequence[Any]) -> Any:
-    """Add up log densities, without a term for nothing: the cost analysis sees these sums."""
-    return functools.reduce(jnp.add, log_densities) if log_densities else jnp.zeros(())
-
-
-def _mask_mismatch(records: dict[Path, Record], given: dict[Path, Any]) -> list[Any]:
-    """Return -inf where the choices marked as made are not those that the program makes, else 0."""
-    penalties = []
-    for path, leaf in given.items():
-        if isinstance(leaf, Masked):
-            made = records[path].mask
-            made = jnp.ones(leaf.mask.shape, bool) if made is None else made
-            penalties.append(jnp.where((made != leaf.mask).any(), -jnp.inf, 0.0))
-    return penalties
+__all__ = ["ALWAYS", "Outcome", "Rewrite", "Run", "run"]

@@ -1,0 +1,216 @@
+"""Distributions that are not of a family: foreign objects, priors known by their score, subsets, fresh keys.
+
+Each follows the interface of [`Spec`][ppl.family.Spec]. What a foreign object closes over is taken out of it by tracing
+its methods, so that its parameters become operands of the choice like any others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from ppl import jaxprs
+from ppl.family import Family, Spec
+from ppl.support import Support
+
+
+def _unchecked(value, params):
+    return jnp.ones(value.shape, bool)
+
+
+_anywhere = Support("not checked", _unchecked, lambda value, _: value, everywhere=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole(Spec):
+    """A distribution whose value is one event: all of its lanes are mapped over."""
+
+    shape: tuple[int, ...] = ()
+    dtype: Any = None
+    ndims: tuple[int, ...] = ()
+
+    @property
+    def event_ndims(self) -> tuple[int, ...]:
+        """Every axis of an operand belongs to it."""
+        return self.ndims
+
+    def batch_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """There is no batch."""
+        return ()
+
+    def event_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """Return the shape of a value."""
+        return self.shape
+
+    def value_dtype(self, dtypes: Sequence[Any]):
+        """Return the dtype of a value."""
+        return self.dtype
+
+    def over_lanes(self, function: Callable, shape: tuple[int, ...], laned: Sequence, params: Sequence) -> jax.Array:
+        """Map a function of one lane's values and parameters over lanes of this shape."""
+        params = [
+            jnp.broadcast_to(param, shape + jnp.shape(param)[jnp.ndim(param) - ndim :])
+            for param, ndim in zip(params, self.ndims, strict=True)
+        ]
+        for _ in shape:
+            function = jax.vmap(function)
+        return function(*laned, *params)
+
+
+def _family(name: str, discrete: bool) -> Family:
+    return Family(name, name, (), _anywhere, discrete=discrete)
+
+
+def _traced(function: Callable, *avals) -> tuple[Any, list]:
+    """Trace a function of these arguments; return its jaxpr without constants, and the constants."""
+    return jaxprs.with_const_arguments(jaxprs.body_of(jax.make_jaxpr(function)(*avals)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Foreign(Whole):
+    """An object with `sample(key)` and `log_prob(value)`: the two methods as jaxprs, their constants as operands."""
+
+    sampler: Any = None
+    density: Any = None
+    num_sampler: int = 0
+
+    def __repr__(self) -> str:
+        return str(self.family)
+
+    def sample(self, key, params, shape):
+        """Draw every lane with a key of its own."""
+        draw = lambda key, *ops: jaxpr_as_fun(self.sampler)(*ops[: self.num_sampler], key)[0]
+        keys = jax.random.split(key, shape) if shape else key
+        return self.over_lanes(draw, shape, [keys], params)
+
+    def log_prob(self, value, params, mask=None, inside=False):
+        """Evaluate the density of every lane."""
+        evaluate = lambda x, *ops: jaxpr_as_fun(self.density)(*ops[self.num_sampler :], x)[0]
+        log_prob = self.over_lanes(evaluate, value.shape[: value.ndim - len(self.shape)], [value], params)
+        return log_prob if mask is None else jnp.where(mask, log_prob, 0)
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))  # Made here, a key would be a constant of the program.
+
+
+def foreign(distribution: Any) -> tuple[Foreign, list]:
+    """Take an object with `sample(key)` and `log_prob(value)` apart into a spec and operands."""
+    takes_seed = "seed" in inspect.signature(distribution.sample).parameters
+    draw = (lambda key: distribution.sample(seed=key)) if takes_seed else (lambda key: distribution.sample(key))
+    sampler, sampler_consts = _traced(draw, _key_shape())
+    out = jaxprs.body_of(sampler).outvars[0].aval
+    density, density_consts = _traced(lambda x: jnp.sum(distribution.log_prob(x)), out)
+    discrete = not jnp.issubdtype(out.dtype, jnp.inexact)
+    operands = [*sampler_consts, *density_consts]
+    spec = Foreign(
+        _family(type(distribution).__name__, discrete),
+        tuple(f"operand{i}" for i in range(len(operands))),
+        shape=out.shape,
+        dtype=out.dtype,
+        ndims=tuple(jnp.ndim(operand) for operand in operands),
+        sampler=sampler,
+        density=density,
+        num_sampler=len(sampler_consts),
+    )
+    return spec, operands
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScorePrior(Whole):
+    """A density known by the gradient of its logarithm only: it has a tangent, its value is taken as 0."""
+
+    score: Any = None
+    can_sample: ClassVar[bool] = False
+
+    def __repr__(self) -> str:
+        return "score_prior"
+
+    def sample(self, key, params, shape):
+        """Never reached: generative functions refuse to sample such a choice."""
+        raise AssertionError("a score prior cannot be sampled")
+
+    def log_prob(self, value, params, mask=None, inside=False):
+        """Return 0 with the tangent <score(x), dx>."""
+        shape = value.shape[: value.ndim - len(self.shape)]
+        log_prob = self.over_lanes(self._one, shape, [value], params)
+        return log_prob if mask is None else jnp.where(mask, log_prob, 0)
+
+    def _one(self, value, *operands):
+        @jax.custom_jvp
+        def log_prob(x):
+            return jnp.zeros((), x.dtype)
+
+        @log_prob.defjvp
+        def _(primals, tangents):
+            score = jax.lax.stop_gradient(jaxpr_as_fun(self.score)(*operands, *primals)[0])
+            return log_prob(*primals), jnp.sum(score * tangents[0])
+
+        return log_prob(value)
+
+
+def score_spec(score_fn: Callable, shape: tuple[int, ...]) -> tuple[ScorePrior, list]:
+    """Take a score function apart into a spec and operands."""
+    dtype = jnp.result_type(float)
+    score, consts = _traced(score_fn, jax.ShapeDtypeStruct(shape, dtype))
+    operands = [jax.lax.stop_gradient(const) for const in consts]
+    ndims = tuple(jnp.ndim(operand) for operand in operands)
+    names = tuple(f"operand{i}" for i in range(len(operands)))
+    return ScorePrior(
+        _family("score_prior", False), names, shape=shape, dtype=dtype, ndims=ndims, score=score
+    ), operands
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset(Whole):
+    """Distinct indices below n, in random order; all of them in order if size = n."""
+
+    n: int = 1
+    size: int = 1
+
+    def sample(self, key, params, shape):
+        """Draw every lane with a key of its own."""
+        if self.size == self.n:
+            return jnp.broadcast_to(jnp.arange(self.n, dtype=np.int32), (*shape, self.n))
+        draw = lambda key: jax.random.choice(key, self.n, (self.size,), replace=False).astype(np.int32)
+        keys = jax.random.split(key, shape) if shape else key
+        return self.over_lanes(draw, shape, [keys], [])
+
+    def log_prob(self, value, params, mask=None, inside=False):
+        """Return the log of (n - size)! / n!: every ordered subset is as likely."""
+        log_prob = 0.0 if self.size == self.n else math.lgamma(self.n - self.size + 1) - math.lgamma(self.n + 1)
+        log_probs = jnp.full(value.shape[:-1], log_prob, jnp.result_type(float))
+        return log_probs if mask is None else jnp.where(mask, log_probs, 0)
+
+
+def subset(n: int, size: int) -> Subset:
+    """Return the distribution of `size` distinct indices below n."""
+    return Subset(_family("subset", True), (), shape=(size,), dtype=np.dtype(np.int32), n=n, size=size)
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshKey(Whole):
+    """A key, different in every lane and step, without density or place in a trace."""
+
+    silent: ClassVar[bool] = True
+
+    def sample(self, key, params, shape):
+        """Split the key over the lanes."""
+        return jax.random.split(key, shape) if shape else key
+
+    def log_prob(self, value, params, mask=None, inside=False):
+        """Never reached: keys have no density."""
+        raise AssertionError("a key has no density")
+
+
+def fresh_key_spec() -> FreshKey:
+    """Return the distribution of keys."""
+    return FreshKey(_family("fresh_key", True), (), dtype=_key_shape().dtype)

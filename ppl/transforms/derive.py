@@ -1,0 +1,221 @@
+"""`with_grad`, `scale` and `condition`: generative functions made from others by rewriting their choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from ppl import choicemap, jaxprs
+from ppl._errors import StrategyError, boundary
+from ppl.batching import Rebind
+from ppl.choicemap import Masked, Path, show
+from ppl.generative import GenerativeFunction
+from ppl.primitives import Lane, bind_density, factor_p, view_of
+from ppl.strategies.protocol import Strategy, as_strategy
+from ppl.transforms.given import check_given
+from ppl.transforms.programs import list_places, name_of, stage_function
+from ppl.transforms.records import spread
+from ppl.transforms.run import Rewrite, addressed, require_gf, spread_weights
+
+
+class Derived(GenerativeFunction):
+    """A generative function whose staged body is another's, rewritten."""
+
+    def __init__(self, base: GenerativeFunction, rewrite: Callable[[jaxprs.Body], jaxprs.Body]):
+        super().__init__(base.function)
+        self.base, self.rewrite, self.name = base, rewrite, base.name
+
+    def stage(self, args: tuple):
+        """Stage the other function, and rewrite its body."""
+        staged, leaves = self.base.stage(args)
+        return dataclasses.replace(staged, body=self.rewrite(staged.body)), leaves
+
+    def inline(self, *args: Any) -> Any:
+        """Run the rewritten body here."""
+        staged, leaves = self.stage(args)
+        return staged.results(Rebind(()).run(staged.body, leaves))
+
+
+def _rewritten(body: jaxprs.Body, places, change: Callable, arrays: Mapping[Path, Any]) -> jaxprs.Body:
+    walk = Rewrite(places, change, arrays)
+    return jaxprs.restage(lambda *leaves: walk.run(body, leaves), jaxprs.in_shapes(body))
+
+
+def with_grad(program: Any, strategies: Mapping[str, Any]) -> Any:
+    """Return the same program with other gradient strategies.
+
+    Args:
+        program: A generative function, or a stochastic function (an objective).
+        strategies: Strategies by glob, which matches a path or a bare address under any prefix; the last match wins.
+            They override `grad=` at the choice.
+
+    Returns:
+        A program of the same kind.
+
+    Raises:
+        AddressError: A glob matches no choice (when the program is traced).
+        StrategyError: A strategy does not apply to a choice that it is given.
+
+    Example:
+        >>> import jax, ppl
+        >>> cost = lambda p: (ppl.bernoulli(p).sample() - 0.45) ** 2
+        >>> round(float(ppl.grad(ppl.with_grad(cost, {"bernoulli": ppl.enum()}))(jax.random.key(0), 0.3)), 4)
+        0.1
+    """
+    table = {glob: as_strategy(strategy) for glob, strategy in strategies.items()}
+
+    def rewrite(body: jaxprs.Body) -> jaxprs.Body:
+        places, _ = list_places(body)
+        chosen = _chosen(table, [_label_path(place) for place in places.values() if not _silent(place)])
+
+        def change(eqn, values, path, full, _):
+            if eqn.primitive is factor_p or path not in chosen or full["spec"].silent:
+                return None
+            return eqn.primitive.bind(*values, **dict(full, strategy=_checked(chosen[path], full)))
+
+        return _rewritten(body, places, change, {})
+
+    if isinstance(program, GenerativeFunction):
+        return Derived(program, rewrite)
+
+    @functools.wraps(program, updated=())
+    @boundary
+    def other(*args: Any) -> Any:
+        staged, leaves = stage_function(program, args)
+        return staged.results(Rebind(()).run(rewrite(staged.body), leaves))
+
+    other.__name__ = name_of(program)
+    return other
+
+
+def _silent(place) -> bool:
+    return place.eqn.params["spec"].silent
+
+
+def _label_path(place) -> Path:
+    """Return a choice's path; choices of an objective have a label with "/" in place of an address."""
+    params = place.eqn.params
+    own = params["address"] if params["address"] is not None else (params["label"],)
+    return (*place.prefix, *own)
+
+
+def _chosen(table: Mapping[str, Strategy | None], paths: list[Path]) -> dict[Path, Strategy | None]:
+    by_parts = {tuple(show(path).split("/")): path for path in paths}
+    chosen = {}
+    for glob, strategy in table.items():
+        for parts in choicemap.require_match(glob, by_parts):
+            chosen[by_parts[parts]] = strategy
+    return chosen
+
+
+def _checked(strategy: Strategy | None, params: Mapping[str, Any]) -> Strategy | None:
+    reason = strategy.check(params["spec"].family) if strategy is not None else None
+    if reason:
+        raise StrategyError(
+            f"`{strategy}` does not apply to {params['spec'].family} {params['label']!r}: {reason}.",
+            where=f"{params['label']!r} at {params['source']}",
+        )
+    return strategy
+
+
+def scale(gf: GenerativeFunction, weights: Mapping[str, Any]) -> GenerativeFunction:
+    """Multiply log densities: meta-priors, minibatch factors, tempering.
+
+    Args:
+        gf: The generative function.
+        weights: Factors by glob: scalars, or arrays that broadcast over the lanes and steps of the choice.
+
+    Returns:
+        An unnormalised generative function of the same arguments.
+
+    Raises:
+        AddressError: A glob matches no choice.
+
+    Example:
+        >>> import ppl
+        >>> model = ppl.gen(lambda: ppl.normal(0.0, 1.0) @ "z")
+        >>> round(float(ppl.scale(model, {"z": 0.5}).log_density({"z": 0.0})), 4)
+        -0.4595
+    """
+    require_gf(gf, "scale")
+
+    def rewrite(body: jaxprs.Body) -> jaxprs.Body:
+        places, _ = list_places(body)
+        arrays = spread_weights(weights, addressed(places))
+
+        def change(eqn, values, path, full, weight):
+            if eqn.primitive is factor_p or weight is None:
+                return None
+            (value,) = eqn.primitive.bind(*values, **full)
+            log_prob = _density(value, values, full)
+            extra = (spread(weight, log_prob.ndim) - 1) * jnp.where(jnp.isneginf(log_prob), 0, log_prob)
+            factor_p.bind(extra, address=(*path, "scale"), label=f"{show(path)}/scale", source=full["source"])
+            return [value]
+
+        return _rewritten(body, places, change, arrays)
+
+    return Derived(gf, rewrite)
+
+
+def _density(value, operands, params):
+    lanes = [Lane(lane.size, (True, *lane.mapped), lane.depth) for lane in params["lanes"]]
+    return bind_density(
+        value,
+        operands,
+        spec=params["spec"],
+        lanes=lanes,
+        masked=params["masked"],
+        inside=False,
+        label=params["label"],
+    )
+
+
+def condition(gf: GenerativeFunction, observed: Any) -> GenerativeFunction:
+    """Fix some choices of a generative function: its density, as a function of the others, is unnormalised.
+
+    Args:
+        gf: The generative function.
+        observed: Nested dict of observed choices.
+
+    Returns:
+        An unnormalised generative function of the same arguments over the other choices.
+
+    Raises:
+        AddressError: An observed choice is unknown, has the wrong shape, or is conditional.
+
+    Example:
+        >>> import ppl
+        >>> @ppl.gen
+        ... def model():
+        ...     z = ppl.normal(0.0, 1.0) @ "z"
+        ...     ppl.normal(z, 1.0) @ "x"
+        >>> round(float(ppl.condition(model, {"x": 2.0}).log_density({"z": 0.5})), 4)
+        -3.0879
+    """
+    require_gf(gf, "condition")
+    flat = choicemap.flatten(observed)
+
+    def rewrite(body: jaxprs.Body) -> jaxprs.Body:
+        places, _ = list_places(body)
+        values_by_path = check_given(gf.name, addressed(places), flat, complete=False)
+
+        def change(eqn, values, path, full, given):
+            if given is None or eqn.primitive is factor_p:
+                return None
+            value = given.value if isinstance(given, Masked) else given
+            log_prob = _density(value, values, full)
+            if isinstance(given, Masked):
+                log_prob = jnp.where(spread(given.mask, log_prob.ndim), log_prob, 0)
+            if full["masked"]:
+                mask = view_of(eqn, values)
+                value = jnp.where(mask.spread_mask(True), value, jnp.zeros_like(value))
+            factor_p.bind(log_prob, address=path, label=show(path), source=full["source"])
+            return [value]
+
+        return _rewritten(body, places, change, values_by_path)
+
+    return Derived(gf, rewrite)

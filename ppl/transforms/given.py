@@ -1,0 +1,104 @@
+"""Checks of given choices against a program, before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppl._errors import AddressError, SupportError, closest, did_you_mean
+from ppl.choicemap import Masked, Path, show
+from ppl.interpreter import Place
+from ppl.specs import Subset
+from ppl.transforms.layout import trace_shape
+
+
+def check_given(name: str, places: Mapping[Path, Place], given: Mapping[Path, Any], complete: bool) -> dict[Path, Any]:
+    """Check addresses, shapes and types of given choices; return them as arrays of the right type.
+
+    Args:
+        name: Name of the generative function.
+        places: Its choices, by path.
+        given: Values by path.
+        complete: Whether every choice must be given.
+
+    Raises:
+        AddressError: A choice is missing or unknown, or has the wrong shape.
+        SupportError: A concrete float that is not integral is given for a discrete choice.
+    """
+    unknown = [path for path in given if path not in places]
+    missing = [path for path in places if path not in given] if complete else []
+    if unknown or missing:
+        raise _address_mismatch(name, places, given, unknown, missing)
+    return {path: _check_value(name, path, places, leaf) for path, leaf in given.items()}
+
+
+def _address_mismatch(name, places, given, unknown, missing) -> AddressError:
+    listed = lambda paths: ", ".join(f'"{show(path)}"' for path in paths) or "none"
+    if missing:
+        wanted = show(missing[0])
+        what = f'`{name}` needs a choice at "{wanted}", which is not given.'
+        where = f'"{wanted}" at {places[missing[0]].eqn.params["source"]}'
+        close = closest(wanted, [show(path) for path in unknown])
+        hint = f'did you mean "{wanted}" where you gave "{close}"?' if close else None
+    else:
+        wanted = show(unknown[0])
+        what = f'`{name}` makes no choice at "{wanted}".'
+        where = f'"{wanted}", given to `{name}`'
+        hint = did_you_mean(wanted, [show(path) for path in places])
+    return AddressError(
+        what,
+        where=where,
+        expected=f"choices at {listed(places)}",
+        got=f"values at {listed(given)}",
+        remedy=hint or "give every choice of the program once, and nothing else",
+    )
+
+
+def _check_value(name: str, path: Path, places: Mapping[Path, Place], leaf: Any) -> Any:
+    place = places[path]
+    value = jnp.asarray(leaf.value if isinstance(leaf, Masked) else leaf)
+    expected, source = trace_shape(place), place.eqn.params["source"]
+    if value.shape != expected and value.shape != _before_subsampling(path, places, expected):
+        raise AddressError(
+            f'The value given at "{show(path)}" of `{name}` has the wrong shape.',
+            where=f'"{show(path)}" at {source}',
+            expected=f"shape {expected}",
+            got=f"shape {value.shape}",
+            remedy="axes of scan and vmap lead, outer ones first; then the choice's own shape",
+        )
+    value = _cast(path, place, value)
+    return Masked(value, jnp.asarray(leaf.mask)) if isinstance(leaf, Masked) else value
+
+
+def _before_subsampling(path: Path, places: Mapping[Path, Place], shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape of a choice in all elements of the subsample around it, if there is one."""
+    for i in range(len(path)):
+        indices = places.get((*path[:i], "indices"))
+        if indices is not None and isinstance(indices.eqn.params["spec"], Subset) and path[i:] != ("indices",):
+            alone = not indices.scans and not indices.eqn.params["lanes"]
+            return (indices.eqn.params["spec"].n, *shape[1:]) if alone else None
+    return None
+
+
+def _cast(path: Path, place: Place, value: jax.Array) -> jax.Array:
+    family = place.eqn.params["spec"].family
+    floating = jnp.issubdtype(value.dtype, jnp.floating)
+    if not family.discrete:
+        return value if floating else value.astype(place.eqn.outvars[0].aval.dtype)
+    if not floating:
+        return value.astype(np.int32)
+    if isinstance(value, jax.core.Tracer):
+        return value  # The density is -inf where it is not integral.
+    if not bool((value == jnp.round(value)).all()):
+        raise SupportError(
+            f'A value that is not integral is given at "{show(path)}".',
+            where=f'"{show(path)}" at {place.eqn.params["source"]}',
+            expected=f"integers, for {family}",
+            got=f"{value.dtype} values such as {float(value.ravel()[jnp.argmax((value != jnp.round(value)).ravel())])}",
+            remedy="round or threshold the data, or use a continuous distribution",
+        )
+    return value.astype(np.int32)

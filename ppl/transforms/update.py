@@ -1,0 +1,165 @@
+"""`update`, `regenerate` and `project`: moves from one trace to another, and parts of a trace's density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ppl import choicemap
+from ppl._errors import boundary
+from ppl.choicemap import Masked, Path
+from ppl.generative import GenerativeFunction, Trace
+from ppl.transforms.records import Record, spread
+from ppl.transforms.run import Outcome, require_gf, run, total
+
+Move = Callable[..., tuple[Trace, jax.Array, dict[str, Any]]]
+
+
+def update(gf: GenerativeFunction) -> Move:
+    """Turn a generative function into a move that changes some choices of a trace.
+
+    Args:
+        gf: The generative function.
+
+    Returns:
+        A stochastic function `(trace, observed, *args) -> (trace, log_weight, discarded)`; without `args` the trace's.
+        The other choices are kept; choices that were not made before are drawn from the prior. The weight is
+        log p'(t') - log p(t), less the log density of what was drawn; updating back with what was discarded gives
+        minus the weight if nothing was drawn.
+
+    Raises:
+        AddressError: An observed choice is unknown or has the wrong shape.
+
+    Example:
+        >>> import jax, ppl
+        >>> @ppl.gen
+        ... def model():
+        ...     z = ppl.normal(0.0, 1.0) @ "z"
+        ...     ppl.normal(z, 1.0) @ "x"
+        >>> trace, _ = model.generate(jax.random.key(0), {"z": 0.5, "x": 2.0})
+        >>> _, log_weight, discarded = model.update(jax.random.key(1), trace, {"z": 1.0})
+        >>> float(log_weight), float(discarded["z"])
+        (0.25, 0.5)
+    """
+    require_gf(gf, "update")
+
+    @boundary
+    def updated(trace: Trace, observed: Any, *args: Any):
+        old, new = choicemap.flatten(trace.choices), choicemap.flatten(observed)
+        args = args or trace.args
+        outcome = run(gf, _overlay(old, new), args, "update")
+        log_weight = outcome.log_weight - trace.log_density
+        return outcome.trace, log_weight, _discarded(old, set(new), outcome)
+
+    return updated
+
+
+def regenerate(gf: GenerativeFunction) -> Move:
+    """Turn a generative function into a move that draws some choices of a trace anew, from the prior.
+
+    Args:
+        gf: The generative function.
+
+    Returns:
+        A stochastic function `(trace, selection, *args) -> (trace, log_weight, discarded)`; the selection is a glob on
+        paths, or several. The weight is p'(t') q(old) / (p(t) q(new)), q the prior of what is drawn: accepting with
+        probability min(1, weight) leaves p invariant.
+
+    Raises:
+        AddressError: The selection matches nothing.
+
+    Example:
+        >>> import jax, ppl
+        >>> model = ppl.gen(lambda: ppl.normal(0.0, 1.0) @ "z")
+        >>> trace = model.simulate(jax.random.key(0))
+        >>> float(model.regenerate(jax.random.key(1), trace, "z")[1])
+        0.0
+    """
+    require_gf(gf, "regenerate")
+
+    @boundary
+    def regenerated(trace: Trace, selection: Any, *args: Any):
+        old = choicemap.flatten(trace.choices)
+        selected = choicemap.select(selection, old)
+        args = args or trace.args
+        kept = {path: leaf for path, leaf in old.items() if path not in selected}
+        outcome = run(gf, _overlay(kept, {}), args, "update", track=True)
+        before = run(gf, old, trace.args, "assess", track=True)
+        shared = [_shared(before.records[path], outcome.records.get(path)) for path in kept]
+        factors = before.log_weight - total([record.log_prob.sum() for record in before.records.values()])
+        log_weight = outcome.log_weight - total(shared) - factors
+        return outcome.trace, log_weight, _discarded(old, selected, outcome)
+
+    return regenerated
+
+
+def project(gf: GenerativeFunction) -> Callable[..., jax.Array]:
+    """Turn a generative function into a function that gives the part of a trace's log density due to some choices.
+
+    Args:
+        gf: The generative function.
+
+    Returns:
+        A function `(trace, selection) -> log_weight`: log p(t) for all choices, 0 for none.
+
+    Example:
+        >>> import jax, ppl
+        >>> @ppl.gen
+        ... def model():
+        ...     z = ppl.normal(0.0, 1.0) @ "z"
+        ...     ppl.normal(z, 1.0) @ "x"
+        >>> trace, _ = model.generate(jax.random.key(0), {"z": 0.0, "x": 0.0})
+        >>> round(float(model.project(trace, "x")), 4)
+        -0.9189
+    """
+    require_gf(gf, "project")
+
+    @boundary
+    def projected(trace: Trace, selection: Any) -> jax.Array:
+        old = choicemap.flatten(trace.choices)
+        selected = choicemap.select(selection, old)
+        records = run(gf, old, trace.args, "assess", track=True).records
+        return total([records[path].log_prob.sum() for path in selected])
+
+    return projected
+
+
+def _overlay(old: dict[Path, Any], new: dict[Path, Any]) -> Callable[[Mapping[Path, Any]], dict[Path, Any]]:
+    """Put new choices over old ones; old ones that the program no longer makes are left out."""
+
+    def given(places: Mapping[Path, Any]) -> dict[Path, Any]:
+        merged = {path: leaf for path, leaf in old.items() if path in places}
+        for path, leaf in new.items():
+            under = merged.get(path)
+            merged[path] = leaf if under is None or not isinstance(leaf, Masked) else _over(leaf, under)
+        return merged
+
+    return given
+
+
+def _over(leaf: Masked, under: Any) -> Any:
+    value, made = (under.value, under.mask) if isinstance(under, Masked) else (under, None)
+    value = jnp.where(spread(leaf.mask, jnp.ndim(value)), leaf.value, value)
+    return value if made is None else Masked(value, leaf.mask | made)
+
+
+def _shared(before: Record, after: Record | None) -> Any:
+    """Add up the old log densities of a kept choice where it is made before and after."""
+    if after is None:
+        return jnp.zeros(())
+    return jnp.where(after.made(), before.log_prob, 0).sum()
+
+
+def _discarded(old: dict[Path, Any], replaced: set[Path], outcome: Outcome) -> dict[str, Any]:
+    """Return old choices that were replaced, or that are no longer made."""
+    gone: dict[Path, Any] = {}
+    for path, leaf in old.items():
+        record = outcome.records.get(path)
+        if path in replaced or record is None:
+            gone[path] = leaf
+        elif isinstance(leaf, Masked):
+            gone[path] = Masked(leaf.value, leaf.mask & ~record.made())
+    return choicemap.nest(gone)
