@@ -118,14 +118,14 @@ class GenerativeFunction:
         return jaxprs.stage(body, args)
 
     @boundary
-    def simulate(self, key: jax.Array, *args: Any) -> Trace:
+    def simulate(self, key: jax.Array | None = None, *args: Any) -> Trace:
         """Run the program: `ppl.seed(ppl.simulate(gf))(key, *args)`."""
         from ppl.transforms import seed, simulate
 
         return seed(simulate(self))(key, *args)
 
     @boundary
-    def assess(self, key: jax.Array, choices: Any, *args: Any) -> tuple[jax.Array, Any]:
+    def assess(self, key: jax.Array | None = None, choices: Any = None, *args: Any) -> tuple[jax.Array, Any]:
         """Return `(log_density, retval)` of given choices; the key serves stochastic densities."""
         from ppl.transforms import assess, seed
 
@@ -139,7 +139,7 @@ class GenerativeFunction:
         return assess(self)(choices, *args)[0]
 
     @boundary
-    def generate(self, key: jax.Array, observed: Any, *args: Any) -> tuple[Trace, jax.Array]:
+    def generate(self, key: jax.Array | None = None, observed: Any = None, *args: Any) -> tuple[Trace, jax.Array]:
         """Observe some choices and sample the rest: `(trace, log_weight)`."""
         from ppl.transforms import generate, seed
 

@@ -2,7 +2,7 @@
 
 A *site* is a choice whose strategy needs to know its costs: its score is charged to them ("score"), or they are summed
 over its values ("enumerate"). For every variable of a staged program the flow records the sites that it depends on.
-Inside the body of a scan a dependency is on *this* step's choice (its location) or on *past* steps' (`Past(location)`);
+Inside the body of a scan a dependency is on *this* step's choice (its location) or on *past* steps' (`Past`);
 the carry turns the first into the second, to a fixpoint. Unknown operations depend on all of their operands: always
 right, at worst noisier.
 
@@ -25,9 +25,15 @@ Location = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True, order=True)  # JAX sorts the keys of dicts.
 class Past:
-    """A dependency on the choices that a site made in earlier steps of the scan around it."""
+    """A dependency on the choices that a site made in earlier steps of one of the scans around it.
+
+    Attributes:
+        location: The site.
+        scan: That scan. In nested scans, earlier steps of the inner one are other choices than those of the outer one.
+    """
 
     location: Location
+    scan: Location
 
 
 Deps = frozenset  # of Location | Past
@@ -82,12 +88,12 @@ def is_inside(key, here: Location) -> bool:
 
 def to_past(deps: Deps, here: Location) -> Deps:
     """Carry dependencies over to the next step of the scan at `here`."""
-    return frozenset(Past(key) if is_inside(key, here) and not isinstance(key, Past) else key for key in deps)
+    return frozenset(Past(key, here) if not isinstance(key, Past) and is_inside(key, here) else key for key in deps)
 
 
 def to_outside(deps: Deps, here: Location) -> Deps:
     """Restate dependencies outside the scan at `here`: on all of its steps."""
-    return frozenset(location_of(key) if is_inside(key, here) else key for key in deps)
+    return frozenset(key.location if isinstance(key, Past) and key.scan[: len(here)] == here else key for key in deps)
 
 
 class Dependence:
@@ -182,7 +188,7 @@ class Dependence:
 
 # --- Linear operations -------------------------------------------------------------------------------------------
 
-_SUMS = {"add", "sub", "add_any", "concatenate"}
+_SUMS = {"add", "sub", "add_any", "concatenate", "stack"}
 _UNARY = {
     *("neg", "reduce_sum", "broadcast_in_dim", "reshape", "squeeze", "transpose", "copy", "copy_p", "rev", "slice"),
     *("expand_dims", "cumsum", "real"),

@@ -112,7 +112,7 @@ def past_scores(terms: Terms, flow: Flow, plan: Plan, here: Location) -> set[Pas
         key
         for var in terms.charged
         for key in flow.deps[var]
-        if isinstance(key, Past) and is_inside(key, here) and plan.modes[key.location] == "score"
+        if isinstance(key, Past) and key.scan == here and plan.modes[key.location] == "score"
     }
     for key, inner in terms.inner.items():
         found |= past_scores(inner, flow.inner[key], plan, here)
