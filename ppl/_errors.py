@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -13,7 +15,7 @@ import jax
 
 _F = TypeVar("_F", bound=Callable)
 _JAX_FOLDER = str(Path(jax.__file__).parent)
-_OWN_FOLDER = str(Path(__file__).parent)
+_OWN_FOLDERS = (str(Path(__file__).parent), str(Path(__file__).parent.parent / "estimators"))
 
 
 class PPLError(Exception):
@@ -76,7 +78,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 def _is_internal(frame: types.FrameType) -> bool:
     file = frame.f_code.co_filename
-    return file.startswith((_JAX_FOLDER, _OWN_FOLDER))
+    return file.startswith((_JAX_FOLDER, *_OWN_FOLDERS)) or file == contextlib.__file__  # JAX decorates with contexts.
+
+
+def user_source() -> str:
+    """Return file and line of the innermost frame outside this package and JAX."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not _is_internal(frame) and not frame.f_code.co_filename.startswith("<"):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "unknown source"
 
 
 def _user_frames(traceback: types.TracebackType | None) -> types.TracebackType | None:

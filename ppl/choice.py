@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,27 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ppl import batching as batching  # Its import sets the rules of vmap.
-from ppl._errors import AddressError, PPLError, StrategyError, boundary
+from ppl._errors import AddressError, PPLError, StrategyError, boundary, user_source
 from ppl.family import Spec
 from ppl.primitives import bind_choice, bind_density
 from ppl.specs import Whole, foreign, score_spec
 from ppl.strategies.protocol import Strategy, as_strategy
-
-_OWN_FOLDER = str(Path(__file__).parent)
-
-
-def user_source() -> str:
-    """Return file and line of the innermost frame outside this package and JAX."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith((_OWN_FOLDER, _JAX_FOLDER)):
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "unknown source"
-
-
-_JAX_FOLDER = str(Path(jax.__file__).parent)
 
 
 def as_path(address: Any) -> tuple[str, ...]:
@@ -74,12 +56,12 @@ class tracing:  # noqa: N801 - a context manager, used as a word.
     def __exit__(self, kind, error, traceback) -> None:
         _frames.pop()
         forgotten = [item for item in self.frame.pending if not item.used]
-        if kind is None and forgotten:
+        if forgotten and (kind is None or kind is TypeError):  # Used as a number, it is a TypeError of Python or JAX.
             raise AddressError(
                 f"`{self.frame.name}` makes a {forgotten[0].noun} that is never addressed.",
                 where=f"`{forgotten[0]}` at {forgotten[0].source}",
                 expected='`... @ "address"` (or `.sample()` in an objective)',
-                got="neither",
+                got="neither" if error is None else f"{str(error).splitlines()[0]}",
                 remedy=f'write `{forgotten[0]} @ "name"`',
             )
 
@@ -107,19 +89,25 @@ class Choice:
 
     def _check(self) -> None:
         shapes = [jnp.shape(param) for param in self.params]
+        listed = ", ".join(f"{name} {shape}" for name, shape in zip(self.spec.names, shapes, strict=True))
         for name, shape, ndim in zip(self.spec.names, shapes, self.spec.event_ndims, strict=True):
             if len(shape) < ndim:
                 raise PPLError(
                     f"`{self.spec.family}` takes a parameter `{name}` with at least {ndim} axes.",
                     where=self.source,
                     got=f"shape {shape}",
+                    remedy=f"give `{name}` its event axes: they come last",
                 )
         try:
             self.spec.batch_shape(shapes)
+            self.spec.check_events(shapes)
         except ValueError:
-            listed = ", ".join(f"{name} {shape}" for name, shape in zip(self.spec.names, shapes, strict=True))
             raise PPLError(
-                f"The parameters of `{self.spec.family}` do not broadcast.", where=self.source, got=listed
+                f"The parameters of `{self.spec.family}` do not fit together.",
+                where=self.source,
+                expected="batch axes that broadcast, and event axes of one size",
+                got=listed,
+                remedy="reshape the parameters, or make several choices with `jax.vmap`",
             ) from None
         reason = self.strategy.check(self.spec.family) if self.strategy is not None else None
         if reason:
@@ -175,6 +163,7 @@ class Choice:
                 where=self.source,
                 expected=f"batch shape {spec.batch_shape(shapes)} and event shape {event}",
                 got=f"shape {value.shape}",
+                remedy="reshape the value: batch axes broadcast, event axes come last",
             ) from None
         first = jnp.broadcast_to(first, batch + first.shape[first.ndim - spec.event_ndims[0] :])
         return jnp.broadcast_to(value, batch + event), [first, *rest]

@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 
-from ppl._errors import AddressError, did_you_mean
+from ppl._errors import AddressError, boundary, did_you_mean, user_source
 
 Path = tuple[str, ...]
 
@@ -56,6 +56,7 @@ def flatten(choices: Any, prefix: Path = ()) -> dict[Path, Any]:
     if not isinstance(choices, Mapping):
         raise AddressError(
             "Choices are a nested dict from addresses to values.",
+            where=user_source(),
             got=f"{type(choices).__name__}",
             remedy='write e.g. `{"z": 1.0, "group": {"x": 2.0}}`',
         )
@@ -73,6 +74,7 @@ def _insert(flat: dict[Path, Any], path: Path, leaf: Any) -> None:
     if clash is not None:
         raise AddressError(
             f'Two values are given for "{show(path)}".',
+            where=user_source(),
             got=f'"{show(clash)}" and "{show(path)}"',
             remedy="give each address once",
         )
@@ -90,6 +92,7 @@ def nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
     return nested
 
 
+@boundary
 def merge(choices: Any, observed: Any) -> dict[str, Any]:
     """Unite two choice maps.
 
@@ -121,9 +124,10 @@ def lookup(choices: Any, address: Any) -> Any:
             known = [show(p) for p in flatten(choices)]
             raise AddressError(
                 f'There is no choice at "{show(path)}".',
+                where=user_source(),
                 expected=", ".join(f'"{name}"' for name in known) or "nothing: there are no choices",
                 got=f'"{show(path[: depth + 1])}"',
-                remedy=did_you_mean(show(path), known),
+                remedy=did_you_mean(show(path), known) or "look at `trace.choices`",
             )
         node = node[part]
     return node
@@ -152,7 +156,7 @@ def require_match(glob: str, paths: Iterable[Path]) -> list[Path]:
             f'No choice matches "{glob}".',
             expected=", ".join(f'"{name}"' for name in known) or "nothing: there are no choices",
             got=f'"{glob}"',
-            remedy=did_you_mean(glob, [*known, *{path[-1] for path in paths}]),
+            remedy=did_you_mean(glob, [*known, *{path[-1] for path in paths}]) or "use an address, or a glob on paths",
         )
     return found
 

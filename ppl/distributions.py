@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from ppl import support
-from ppl._errors import PPLError, boundary
+from ppl._errors import PPLError, boundary, user_source
 from ppl.choice import Choice
 from ppl.family import Family, Parameter, Spec
 from ppl.strategies import pathwise
@@ -42,13 +42,23 @@ def constructor(family: Family, formula: str) -> Callable[..., Choice]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{family.name}{signature}: {error}") from None
+            raise PPLError(
+                f"`{family.name}` is called with the wrong parameters: {error}.",
+                where=user_source(),
+                expected=f"{family.name}{signature}",
+                remedy="give the parameters by position or name",
+            ) from None
         bound.apply_defaults()
         strategy = bound.arguments.pop("grad")
         given = {name: value for name, value in bound.arguments.items() if value is not None}
         _check_alternatives(family, given)
         default = None if family.discrete else pathwise()
-        return Choice(Spec(family, tuple(given)), [_operand(value) for value in given.values()], strategy, default)
+        return Choice(
+            Spec(family, tuple(given)),
+            [_operand(family, name, value) for name, value in given.items()],
+            strategy,
+            default,
+        )
 
     build.__name__ = build.__qualname__ = family.name
     build.__signature__ = signature  # type: ignore[attr-defined]
@@ -57,8 +67,18 @@ def constructor(family: Family, formula: str) -> Callable[..., Choice]:
     return build
 
 
-def _operand(value):
-    value = jnp.asarray(value)
+def _operand(family: Family, name: str, value):
+    try:
+        value = jnp.asarray(value)
+    except TypeError:
+        raise PPLError(
+            f"The parameter `{name}` of `{family.name}` is not a number or an array.",
+            where=user_source(),
+            got=f"{value!r} of type {type(value).__name__}",
+            remedy='address a choice before it is used: `x = normal(...) @ "x"`'
+            if hasattr(value, "used")
+            else "pass numbers or arrays",
+        ) from None
     return value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(jnp.result_type(float))
 
 
@@ -67,6 +87,7 @@ def _check_alternatives(family: Family, given: dict) -> None:
     if family.alternatives and len(names) != 1:
         raise PPLError(
             f"`{family.name}` takes exactly one of {', '.join(family.alternatives)}.",
+            where=user_source(),
             got=", ".join(names) or "none of them",
             remedy=f"write e.g. `{family.name}({family.alternatives[-1]}=...)`",
         )

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ppl._errors import boundary
-from ppl.choice import as_path, note_pending, user_source
+from ppl._errors import boundary, user_source
+from ppl.choice import as_path, note_pending
 from ppl.choicemap import show
 from ppl.primitives import bind_choice, factor_p
 from ppl.specs import fresh_key_spec

@@ -81,6 +81,12 @@ class Spec:
             return ()
         return next(shape[-1:] for shape, ndim in zip(shapes, self.event_ndims, strict=True) if ndim)
 
+    def check_events(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Raise ValueError unless all event axes have one size."""
+        events = zip(shapes, self.event_ndims, strict=True)
+        if len({size for shape, ndim in events for size in shape[len(shape) - ndim :]}) > 1:
+            raise ValueError("event axes differ")
+
     def value_dtype(self, dtypes: Sequence[Any]) -> np.dtype:
         """Return int32 for discrete values, else the parameters' common dtype."""
         return np.dtype(np.int32) if self.family.discrete else jnp.result_type(*dtypes)
@@ -116,7 +122,7 @@ class Spec:
         named = dict(zip(self.names, params, strict=True))
         valid = None if inside or support.everywhere else support.contains(value, named)
         if self.family.discrete and jnp.issubdtype(value.dtype, jnp.floating):
-            integral = value == jnp.round(value)
+            integral = (value == jnp.round(value)) & (jnp.abs(value) < 2.0**31)
             valid = integral if valid is None else integral & valid
             value = jnp.where(integral, value, 0).astype(np.int32)
         if valid is None and mask is None:

@@ -10,8 +10,8 @@ import jax
 from jax.tree_util import register_pytree_node_class
 
 from ppl import choicemap, jaxprs
-from ppl._errors import PPLError, boundary
-from ppl.choice import as_path, note_pending, tracing, user_source
+from ppl._errors import PPLError, boundary, user_source
+from ppl.choice import as_path, note_pending, tracing
 from ppl.primitives import call_p
 
 
@@ -51,6 +51,7 @@ class Trace:
         """The arguments of the run."""
         return self._args_split.join(self._args)
 
+    @boundary
     def __getitem__(self, address: Any) -> Any:
         """Return the value or the nested choices at `"a"`, `"sub", "z"` or `"sub/z"`."""
         return choicemap.lookup(self.choices, address)
@@ -129,7 +130,7 @@ class GenerativeFunction:
         """Return `(log_density, retval)` of given choices; the key serves stochastic densities."""
         from ppl.transforms import assess, seed
 
-        return seed(assess(self))(key, choices, *args)
+        return seed(lambda *inner: assess(self)(choices, *inner))(key, *args)  # Concrete choices are checked.
 
     @boundary
     def log_density(self, choices: Any, *args: Any) -> jax.Array:
@@ -143,7 +144,7 @@ class GenerativeFunction:
         """Observe some choices and sample the rest: `(trace, log_weight)`."""
         from ppl.transforms import generate, seed
 
-        return seed(generate(self))(key, observed, *args)
+        return seed(lambda *inner: generate(self)(observed, *inner))(key, *args)
 
     @boundary
     def update(
@@ -171,6 +172,7 @@ class GenerativeFunction:
         return project(self)(trace, selection)
 
 
+@boundary
 def gen(function: Callable) -> GenerativeFunction:
     """Make a generative function from a Python function that makes addressed random choices.
 
@@ -191,7 +193,9 @@ def gen(function: Callable) -> GenerativeFunction:
     if isinstance(function, GenerativeFunction):
         return function
     if not callable(function):
-        raise PPLError("`gen` takes a function.", got=repr(function), remedy="write `@gen` above a `def`")
+        raise PPLError(
+            "`gen` takes a function.", where=user_source(), got=repr(function), remedy="write `@gen` above a `def`"
+        )
     return GenerativeFunction(function)
 
 

@@ -18,7 +18,7 @@ from jax.extend import core
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching
 
-from ppl._errors import ControlFlowError, PPLError
+from ppl._errors import ControlFlowError, PPLError, boundary
 
 Var, Literal = core.Var, core.Literal
 scan_p, cond_p, jit_p, remat_p, while_p = (
@@ -287,25 +287,46 @@ def _is_frozen(value) -> bool:
 
 
 def refuse_captured_keys(body: Body, name: str, frozen_args: Sequence[bool] = ()) -> None:
-    """Refuse a program that holds a concrete key, which would give the same noise at every call."""
+    """Refuse a program that uses a concrete key, which would give the same noise at every call."""
     frozen = {var for var, const in zip(body.constvars, body.consts, strict=True) if _is_frozen(const)}
     frozen |= {var for var, fixed in zip(body.invars, frozen_args, strict=bool(frozen_args)) if fixed}
-    if any(_is_key(var.aval) for var in frozen):
-        raise _captured(name)
     for eqn in body.eqns:
         fixed = [isinstance(var, core.Literal) or var in frozen for var in eqn.invars]
+        if any(fixed_var and _is_key(var.aval) for fixed_var, var in zip(fixed, eqn.invars, strict=True)):
+            raise _captured(name, eqn)
         if all(fixed) and any(_is_key(var.aval) for var in eqn.outvars) and not holds_choice(eqn):
             raise _captured(name, eqn)
-        if all(fixed) and not inner_bodies(eqn) and eqn.primitive not in CHOICE_PRIMITIVES:
+        inner = inner_bodies(eqn)
+        if all(fixed) and not inner and eqn.primitive not in CHOICE_PRIMITIVES:
             frozen.update(eqn.outvars)
-        for inner in inner_bodies(eqn):
-            refuse_captured_keys(inner, name, fixed if eqn.primitive is jit_p else ())
+        for nested in inner:
+            refuse_captured_keys(nested, name, _frozen_inside(eqn, nested, fixed))
 
 
-def _captured(name: str, eqn=None) -> PPLError:
+def _frozen_inside(eqn, inner: Body, fixed: list[bool]) -> Sequence[bool]:
+    """Say which arguments of a body inside an equation are constants; what a loop carries is not."""
+    count = len(inner.invars)
+    if eqn.primitive is scan_p:
+        view = read_scan(eqn)
+        return [*fixed[: view.num_consts], *[False] * view.num_carry, *fixed[view.num_consts + view.num_carry :]]
+    if eqn.primitive is cond_p:
+        return fixed[1:]
+    if eqn.primitive is while_p:
+        num_cond, num_body = _while_consts(eqn)
+        consts = fixed[:num_cond] if inner.jaxpr is body_of(eqn.params["cond_jaxpr"]).jaxpr else fixed[num_cond:]
+        consts = consts[: num_cond if inner.jaxpr is body_of(eqn.params["cond_jaxpr"]).jaxpr else num_body]
+        return [*consts, *[False] * (count - len(consts))]
+    return fixed if count == len(fixed) else ()
+
+
+def _while_consts(eqn) -> tuple[int, int]:
+    return eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+
+
+def _captured(name: str, eqn) -> PPLError:
     return PPLError(
         f"`{name}` uses a constant PRNG key: its noise would be the same at every call.",
-        where=source_of(eqn) if eqn is not None else f"`{name}`",
+        where=source_of(eqn),
         expected="randomness from random choices, or a key passed as an argument",
         got="a concrete key captured or made inside the function",
         remedy="make a random choice instead, or pass the key as an argument",
@@ -342,6 +363,7 @@ def guard_differentiation(primitive, find_choice: Callable) -> None:
 
 
 def _guarded_rule(rule: Callable, primitive, find_choice: Callable) -> Callable:
+    @boundary
     def guarded(*args, **params):
         choice = find_choice(params)
         if choice is not None:

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ppl._errors import ControlFlowError, boundary
-from ppl.choice import user_source
+from ppl._errors import ControlFlowError, boundary, user_source
 
 
 @boundary

@@ -17,7 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
 from ppl import jaxprs
-from ppl._errors import PPLError, StrategyError
+from ppl._errors import ControlFlowError, PPLError, StrategyError, boundary
 from ppl.family import Spec
 
 choice_p = Primitive("choice")
@@ -166,14 +166,16 @@ def _needs_key(label: str, source: str) -> PPLError:
     )
 
 
+@boundary
 def _no_key(*_, label, source, **__):
     raise _needs_key(label, source)
 
 
 choice_p.def_impl(_no_key)
-mlir.register_lowering(choice_p, lambda ctx, *args, **params: _no_key(**params))
+mlir.register_lowering(choice_p, _no_key)
 
 
+@boundary
 def _choice_jvp(primals, tangents, *, label, source, **_):
     raise StrategyError(
         "A derivative is taken through a random choice inside a stochastic function.",
@@ -260,7 +262,21 @@ def _call_abstract(*_, jaxpr, **__):
 
 
 call_p.def_impl(_no_key)
-mlir.register_lowering(call_p, lambda ctx, *args, **params: _no_key(**params))
+mlir.register_lowering(call_p, _no_key)
+
+
+@boundary
+def _call_jvp(primals, tangents, *, label, source, **_):
+    raise ControlFlowError(
+        "A derivative is taken inside a stochastic function, through a nested call that makes choices.",
+        where=f"{label!r} at {source}",
+        expected="derivatives taken outside, of `ppl.expect(f)` or `ppl.seed(f)`",
+        got="`jax.grad`, `jax.jvp` or `jax.linearize` around the call",
+        remedy="take `ppl.grad` of the whole program",
+    )
+
+
+ad.primitive_jvps[call_p] = _call_jvp
 
 
 # --- The factor --------------------------------------------------------------------------------------------------
@@ -272,7 +288,7 @@ def _factor_abstract(*_, **__):
 
 
 factor_p.def_impl(_no_key)
-mlir.register_lowering(factor_p, lambda ctx, *args, **params: _no_key(**params))
+mlir.register_lowering(factor_p, _no_key)
 ad.primitive_jvps[factor_p] = _choice_jvp
 
 

@@ -46,6 +46,9 @@ class Whole(Spec):
         """There is no batch."""
         return ()
 
+    def check_events(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Operands are what the object made them."""
+
     def event_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """Return the shape of a value."""
         return self.shape

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from ppl._errors import PPLError, boundary
-from ppl.choice import Choice, as_path, note_pending, user_source
+from ppl._errors import PPLError, boundary, user_source
+from ppl.choice import Choice, as_path, note_pending
 from ppl.generative import GenerativeFunction
 from ppl.specs import subset
 

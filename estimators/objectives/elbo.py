@@ -7,9 +7,12 @@ from typing import Any
 
 import jax
 
+from estimators.objectives.checks import require_programs
 from ppl import GenerativeFunction, assess, merge, simulate
+from ppl._errors import boundary
 
 
+@boundary
 def elbo(model: GenerativeFunction, guide: GenerativeFunction) -> Callable[..., jax.Array]:
     """Make the evidence lower bound E_q[log p(x, z) - log q(z)] (Jordan et al. 1999), to be maximised.
 
@@ -37,6 +40,7 @@ def elbo(model: GenerativeFunction, guide: GenerativeFunction) -> Callable[..., 
         >>> value.shape
         ()
     """
+    require_programs("elbo", model=model, guide=guide)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         drawn = simulate(guide)(params, observed, *inputs)

@@ -8,10 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from estimators.objectives.checks import require_programs
 from estimators.objectives.elbo import elbo
 from ppl import GenerativeFunction, PPLError
+from ppl._errors import boundary, user_source
 
 
+@boundary
 def iwelbo(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -> Callable[..., jax.Array]:
     """Make the importance-weighted bound E log (1/K) sum_k p(x, z_k) / q(z_k) (Burda et al. 2016, eq. 8).
 
@@ -44,7 +47,13 @@ def iwelbo(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
         ()
     """
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
-        raise PPLError("`iwelbo` takes a positive number of particles.", got=repr(particles))
+        raise PPLError(
+            "`iwelbo` takes a positive number of particles.",
+            where=user_source(),
+            got=repr(particles),
+            remedy="give an int of at least 1",
+        )
+    require_programs("iwelbo", model=model, guide=guide)
     single = elbo(model, guide)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:

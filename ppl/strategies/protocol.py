@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, Literal
 
-from ppl._errors import StrategyError
+from ppl._errors import StrategyError, user_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ def as_strategy(strategy: Any) -> Strategy | None:
         return strategy()
     raise StrategyError(
         "`grad=` takes a strategy.",
+        where=user_source(),
         expected="a strategy object or class, such as `reinforce()`",
         got=f"{strategy!r} of type {type(strategy).__name__}",
         remedy="write e.g. `grad=ppl.reinforce()`",

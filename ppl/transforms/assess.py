@@ -13,6 +13,7 @@ from ppl.generative import GenerativeFunction
 from ppl.transforms.run import require_gf, run
 
 
+@boundary
 def assess(gf: GenerativeFunction, weights: Mapping[str, Any] | None = None) -> Callable[..., tuple[jax.Array, Any]]:
     """Turn a generative function into a function of given choices: `(choices, *args) -> (log_density, retval)`.
 

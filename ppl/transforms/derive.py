@@ -17,9 +17,10 @@ from ppl.generative import GenerativeFunction
 from ppl.primitives import Lane, bind_density, factor_p, view_of
 from ppl.strategies.protocol import Strategy, as_strategy
 from ppl.transforms.given import check_given
+from ppl.transforms.layout import addressed
 from ppl.transforms.programs import list_places, name_of, stage_function
 from ppl.transforms.records import spread
-from ppl.transforms.run import Rewrite, addressed, require_gf, spread_weights
+from ppl.transforms.run import Rewrite, require_gf, spread_weights
 
 
 class Derived(GenerativeFunction):
@@ -45,6 +46,7 @@ def _rewritten(body: jaxprs.Body, places, change: Callable, arrays: Mapping[Path
     return jaxprs.restage(lambda *leaves: walk.run(body, leaves), jaxprs.in_shapes(body))
 
 
+@boundary
 def with_grad(program: Any, strategies: Mapping[str, Any]) -> Any:
     """Return the same program with other gradient strategies.
 
@@ -122,6 +124,7 @@ def _checked(strategy: Strategy | None, params: Mapping[str, Any]) -> Strategy |
     return strategy
 
 
+@boundary
 def scale(gf: GenerativeFunction, weights: Mapping[str, Any]) -> GenerativeFunction:
     """Multiply log densities: meta-priors, minibatch factors, tempering.
 
@@ -174,6 +177,7 @@ def _density(value, operands, params):
     )
 
 
+@boundary
 def condition(gf: GenerativeFunction, observed: Any) -> GenerativeFunction:
     """Fix some choices of a generative function: its density, as a function of the others, is unnormalised.
 

@@ -22,9 +22,12 @@ from ppl.analysis.dependence import Flow, Location, in_order, is_inside, locatio
 from ppl.analysis.plan import MAX_STATES, Plan, num_states
 from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
+from ppl.choice import sound_strategies
+from ppl.interpreter import Place
 from ppl.primitives import Lane, call_p, choice_p, view
 from ppl.transforms.axes import Axes, Val, axes_of, expand, raws_of, under, union
 from ppl.transforms.guards import forbid_tangents
+from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
 
 
@@ -150,11 +153,11 @@ class Evaluator:
     def _check_states(self, axes) -> None:
         states = int(np.prod([float(self.sizes[axis]) for axis in axes]))
         if states > MAX_STATES:
-            labels = [self.plan.places[axis].eqn.params["label"] for axis in sorted(axes)]
+            labels = [label_of(self.plan.places[axis]) for axis in sorted(axes)]
             place = self.plan.places[max(axes)]
             raise StrategyError(
                 f"A cost depends on {len(labels)} enumerated choices at once: {states} joint values.",
-                where=f"{place.eqn.params['label']!r} at {place.eqn.params['source']}",
+                where=f"{label_of(place)!r} at {place.eqn.params['source']}",
                 expected=f"at most {MAX_STATES} joint values for one cost term",
                 got=", ".join(repr(label) for label in labels[:6]) + (", ..." if len(labels) > 6 else ""),
                 remedy="use `reinforce()` for some of them, or write the cost as a sum of smaller terms",
@@ -168,7 +171,7 @@ class Evaluator:
             place = self.plan.places[val.axes[0]]
             raise StrategyError(
                 "An auxiliary result that is not a float depends on an enumerated choice, which is never drawn.",
-                where=f"{place.eqn.params['label']!r} at {place.eqn.params['source']}",
+                where=f"{label_of(place)!r} at {place.eqn.params['source']}",
                 got=str(jnp.result_type(val.raw)),
                 remedy="convert it to float (its mean is returned), or use another strategy for the choice",
             )
@@ -190,9 +193,9 @@ class Evaluator:
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)
         operands = [val.raw for val in vals]
         if mode == "none":
-            operands = forbid_tangents(operands, lambda: dropped_gradient_without_strategy(eqn))
+            operands = forbid_tangents(operands, lambda: missing_strategy(self.plan.places[here]))
         elif spec.family.support.moving:
-            operands = self._guard_support(eqn, operands)
+            operands = self._guard_support(here, eqn, operands)
         sorted_out = view(spec, full, masked, operands)
         if mode == "enumerate":
             return self._enumerate(here, sorted_out, axes)
@@ -211,15 +214,15 @@ class Evaluator:
         lanes = tuple(dataclasses.replace(lane, mapped=(*lane.mapped, False)) for lane in lanes)
         return [*vals, self.active], lanes
 
-    def _guard_support(self, eqn, operands):
+    def _guard_support(self, here, eqn, operands):
         names, params = eqn.params["spec"].names, eqn.params
-        moving = params["spec"].family.support.moving
+        moving, label = params["spec"].family.support.moving, label_of(self.plan.places[here])
 
         def error():
             return UnsoundGradientError(
-                f"The support of {params['spec'].family} {params['label']!r} moves with its parameters, "
+                f"The support of {params['spec'].family} {label!r} moves with its parameters, "
                 "which a score function cannot see.",
-                where=f"{params['label']!r} at {params['source']}",
+                where=f"{label!r} at {params['source']}",
                 expected="a derivative with respect to parameters that leave the support where it is",
                 got=f"a derivative with respect to {' or '.join(moving)}",
                 remedy="use `pathwise()` for this choice",
@@ -236,8 +239,8 @@ class Evaluator:
         states = num_states(place)
         if states > MAX_STATES:
             raise StrategyError(
-                f"The choice {place.eqn.params['label']!r} has too many joint values to be enumerated: {states:.3g}.",
-                where=f"{place.eqn.params['label']!r} at {place.eqn.params['source']}",
+                f"The choice {label_of(place)!r} has too many joint values to be enumerated: {states:.3g}.",
+                where=f"{label_of(place)!r} at {place.eqn.params['source']}",
                 expected=f"at most {MAX_STATES}, over all lanes and batch elements",
                 remedy="use `reinforce()` for this choice",
             )
@@ -342,14 +345,13 @@ def joint_values(num_values: int, elements: int) -> np.ndarray:
     return grids.astype(np.int32)
 
 
-def dropped_gradient_without_strategy(eqn) -> StrategyError:
+def missing_strategy(place: Place) -> StrategyError:
     """Build the error for a derivative that meets a choice without a strategy."""
-    error = dropped_gradient(eqn)
-    params = eqn.params
+    error, label = dropped_gradient(place), label_of(place)
     return StrategyError(
-        f"A derivative reaches the parameters of {params['spec'].family} {params['label']!r}, which has no strategy.",
+        f"A derivative reaches the parameters of {place.eqn.params['spec'].family} {label!r}, which has no strategy.",
         where=error.details["where"],
         expected="a gradient strategy for every choice that a derivative meets",
         got="none",
-        remedy=error.details["remedy"].replace("use `ppl.expect` (or `ppl.grad`) with grad=", "give it grad="),
+        remedy=f"give it grad= one of {', '.join(sound_strategies(place.eqn.params['spec'].family))}",
     )

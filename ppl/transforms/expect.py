@@ -21,9 +21,10 @@ from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan,
 from ppl.transforms.axes import Val
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
-from ppl.transforms.programs import Program, check_key, list_places, name_of, stage_program
+from ppl.transforms.programs import Program, check_key, list_places, name_of, require_function, stage_program
 
 
+@boundary
 def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
     """Turn a stochastic objective into an ordinary function of a key whose derivatives are unbiased, too.
 
@@ -46,6 +47,7 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
         >>> round(float(jax.grad(ppl.expect(cost), argnums=1)(jax.random.key(0), 0.3)), 4)
         0.1
     """
+    require_function(function, "expect")
 
     @functools.wraps(function, updated=())
     @boundary
@@ -75,7 +77,12 @@ def check_results(program: Program, has_aux: bool) -> list[bool]:
     value = results[0] if has_aux else results
     leaves = [leaf for leaf in jax.tree.leaves(value)]
     if not leaves:
-        raise PPLError(f"`{program.name}` returns nothing to take the expectation of.", got=repr(value))
+        raise PPLError(
+            f"`{program.name}` returns nothing to take the expectation of.",
+            where=f"`{program.name}`",
+            got=repr(value),
+            remedy="return a float array",
+        )
     traced = program.staged.out.mask[: len(leaves)]
     for leaf, is_traced in zip(leaves, traced, strict=True):
         dtype = outvars[leaf].aval.dtype if is_traced else type(leaf).__name__

@@ -13,6 +13,7 @@ from ppl.generative import GenerativeFunction, Trace
 from ppl.transforms.run import require_gf, run
 
 
+@boundary
 def generate(gf: GenerativeFunction) -> Callable[..., tuple[Trace, jax.Array]]:
     """Turn a generative function into one that observes some choices and samples the rest.
 

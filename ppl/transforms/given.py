@@ -60,7 +60,7 @@ def _address_mismatch(name, places, given, unknown, missing) -> AddressError:
 
 def _check_value(name: str, path: Path, places: Mapping[Path, Place], leaf: Any) -> Any:
     place = places[path]
-    value = jnp.asarray(leaf.value if isinstance(leaf, Masked) else leaf)
+    value = _as_array(name, path, place, leaf.value if isinstance(leaf, Masked) else leaf)
     expected, source = trace_shape(place), place.eqn.params["source"]
     if value.shape != expected and value.shape != _before_subsampling(path, places, expected):
         raise AddressError(
@@ -70,8 +70,37 @@ def _check_value(name: str, path: Path, places: Mapping[Path, Place], leaf: Any)
             got=f"shape {value.shape}",
             remedy="axes of scan and vmap lead, outer ones first; then the choice's own shape",
         )
-    value = _cast(path, place, value)
-    return Masked(value, jnp.asarray(leaf.mask)) if isinstance(leaf, Masked) else value
+    _check_integral(path, place, leaf.value if isinstance(leaf, Masked) else leaf)
+    value = _cast(place, value)
+    return Masked(value, _check_mask(name, path, place, value, leaf.mask)) if isinstance(leaf, Masked) else value
+
+
+def _as_array(name: str, path: Path, place: Place, value: Any) -> jax.Array:
+    try:
+        return jnp.asarray(value)
+    except TypeError:
+        raise AddressError(
+            f'The value given at "{show(path)}" of `{name}` is not an array.',
+            where=f'"{show(path)}" at {place.eqn.params["source"]}',
+            expected=f"an array of shape {trace_shape(place)}",
+            got=f"{type(value).__name__} {value!r}",
+            remedy="give numbers or arrays",
+        ) from None
+
+
+def _check_mask(name: str, path: Path, place: Place, value: jax.Array, mask: Any) -> jax.Array:
+    mask = jnp.asarray(mask)
+    lead = len(place.scans) + len(place.eqn.params["lanes"])
+    events = len(place.eqn.params["spec"].event_shape([var.aval.shape for var in place.eqn.invars]))
+    if mask.dtype != bool or not lead <= mask.ndim <= value.ndim - events or mask.shape != value.shape[: mask.ndim]:
+        raise AddressError(
+            f'The mask given at "{show(path)}" of `{name}` does not fit its value.',
+            where=f'"{show(path)}" at {place.eqn.params["source"]}',
+            expected=f"booleans of shape {value.shape[:lead]}",
+            got=f"{mask.dtype} of shape {mask.shape}",
+            remedy="give one boolean for each lane and step",
+        )
+    return mask
 
 
 def _before_subsampling(path: Path, places: Mapping[Path, Place], shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -84,21 +113,26 @@ def _before_subsampling(path: Path, places: Mapping[Path, Place], shape: tuple[i
     return None
 
 
-def _cast(path: Path, place: Place, value: jax.Array) -> jax.Array:
-    family = place.eqn.params["spec"].family
+def _cast(place: Place, value: jax.Array) -> jax.Array:
+    """Give a value the type of its choice; a traced float under a discrete choice keeps its own, to be checked."""
     floating = jnp.issubdtype(value.dtype, jnp.floating)
-    if not family.discrete:
+    if not place.eqn.params["spec"].family.discrete:
         return value if floating else value.astype(place.eqn.outvars[0].aval.dtype)
-    if not floating:
-        return value.astype(np.int32)
-    if isinstance(value, jax.core.Tracer):
-        return value  # The density is -inf where it is not integral.
-    if not bool((value == jnp.round(value)).all()):
+    return value if floating else value.astype(np.int32)
+
+
+def _check_integral(path: Path, place: Place, value: Any) -> None:
+    """Refuse concrete floats that are not integral; the density is -inf at traced ones."""
+    family = place.eqn.params["spec"].family
+    if not family.discrete or isinstance(value, jax.core.Tracer):
+        return
+    values = np.asarray(value)
+    wrong = values[values != np.round(values)] if values.dtype.kind == "f" else np.zeros(0)
+    if wrong.size:
         raise SupportError(
             f'A value that is not integral is given at "{show(path)}".',
             where=f'"{show(path)}" at {place.eqn.params["source"]}',
             expected=f"integers, for {family}",
-            got=f"{value.dtype} values such as {float(value.ravel()[jnp.argmax((value != jnp.round(value)).ravel())])}",
+            got=f"{values.dtype} values such as {wrong[0]}",
             remedy="round or threshold the data, or use a continuous distribution",
         )
-    return value.astype(np.int32)

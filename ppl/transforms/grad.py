@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ppl import jaxprs
-from ppl._errors import PPLError, boundary
-from ppl.choice import user_source
+from ppl._errors import PPLError, boundary, user_source
 from ppl.transforms.expect import expect
 from ppl.transforms.programs import check_key, name_of
 
@@ -63,6 +62,7 @@ def select(function: Callable, args: Sequence, argnums: int | tuple[int, ...]) -
             f"`{name_of(function)}` has no argument {argnums} to differentiate.",
             where=user_source(),
             got=f"{len(args)} arguments after the key",
+            remedy="count arguments from 0, without the key",
         )
     leaves, treedef = jax.tree.flatten([args[number] for number in numbers])
     chosen = [i for i, leaf in enumerate(leaves) if _is_differentiable(leaf)]
@@ -70,6 +70,7 @@ def select(function: Callable, args: Sequence, argnums: int | tuple[int, ...]) -
     return Selected(values, list(args), numbers, leaves, treedef, chosen, not isinstance(argnums, tuple))
 
 
+@boundary
 def value_and_grad(
     function: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
@@ -106,6 +107,7 @@ def value_and_grad(
     return differentiated
 
 
+@boundary
 def grad(function: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
     """Return a function of `(key, *args)` that gives an unbiased gradient of a stochastic objective.
 

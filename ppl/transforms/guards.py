@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from ppl._errors import PPLError
+from ppl._errors import PPLError, boundary
 
 
 def forbid_tangents(values: Sequence, error: Callable[[], PPLError]) -> list:
@@ -21,6 +21,7 @@ def _forbid(value, error):
     def identity(x):
         return x
 
+    @boundary
     def rule(primals, tangents):
         if not isinstance(tangents[0], SymbolicZero):
             raise error()

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ppl import jaxprs
-from ppl._errors import PPLError
-from ppl.choice import tracing, user_source
+from ppl._errors import PPLError, user_source
+from ppl.choice import tracing
 from ppl.generative import GenerativeFunction
 from ppl.interpreter import Place, places
 from ppl.primitives import call_p, choice_p, factor_p
@@ -41,6 +41,17 @@ class Program:
 def name_of(function: Any) -> str:
     """Return a function's name for messages."""
     return getattr(function, "__name__", None) or getattr(function, "name", type(function).__name__)
+
+
+def require_function(function: Any, usage: str) -> None:
+    """Refuse what cannot be called with arguments."""
+    if not callable(function) or hasattr(function, "used"):
+        raise PPLError(
+            f"`{usage}` takes a function that makes random choices.",
+            where=user_source(),
+            got=f"{function!r} of type {type(function).__name__}",
+            remedy="pass the function itself, not the result of a call",
+        )
 
 
 def stage_function(function: Callable, args: tuple) -> tuple[jaxprs.Staged, list]:

@@ -8,8 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
-from ppl._errors import AddressError
-from ppl.choicemap import Masked, Path, show
+from ppl.choicemap import Masked, Path
 
 Guards = frozenset[tuple[int, int, int]]
 """Branches (cond, number, count) of mapped conds, all of which must be taken."""
@@ -55,20 +54,12 @@ def zero_where_idle(value: Any, mask: Any) -> Any:
     return jnp.where(spread(mask, value.ndim), value, jnp.zeros_like(value))
 
 
-def join(first: Record, second: Record) -> Record | None:
-    """Unite two choices at one address, made in different branches; None if they may be made together."""
-    exclusive = all(_exclusive(a, b) for a in first.cover for b in second.cover)
-    if not (first.cover and second.cover and exclusive) or first.value.shape != second.value.shape:
-        return None
-    value = jnp.where(spread(second.mask, second.value.ndim), second.value, first.value)
+def join(first: Record, second: Record) -> Record:
+    """Unite two choices at one address, made in different branches."""
+    value = jnp.where(spread(second.made(), second.value.ndim), second.value, first.value)
     log_prob = None if first.log_prob is None else first.log_prob + second.log_prob
     cover = _simplify(first.cover | second.cover)
-    return Record(value, None if cover == ALWAYS else first.mask | second.mask, log_prob, first.lead, cover)
-
-
-def _exclusive(first: Guards, second: Guards) -> bool:
-    """Tell whether two guards can never hold together: another branch of the same cond."""
-    return any(a[0] == b[0] and a[1] != b[1] for a in first for b in second)
+    return Record(value, None if cover == ALWAYS else first.made() | second.made(), log_prob, first.lead, cover)
 
 
 def _simplify(cover: frozenset[Guards]) -> frozenset[Guards]:
@@ -86,12 +77,6 @@ def pad(path: Path, branches: list[dict[Path, Record]], record: Record | None) -
     """Give one branch's choice at `path` (None: it makes none) the structure that all branches share."""
     present = [entry[path] for entry in branches if path in entry]
     like = present[0]
-    if any(r.value.shape != like.value.shape or r.value.dtype != like.value.dtype for r in present):
-        raise AddressError(
-            f'The branches of a cond make choices of different shape or dtype at "{show(path)}".',
-            got=" and ".join(f"{r.value.dtype}{list(r.value.shape)}" for r in present),
-            remedy="give them different addresses",
-        )
     always = len(present) == len(branches) and all(r.mask is None for r in present)
     cover = ALWAYS if always else frozenset()
     lanes = like.value.shape[: like.lead]

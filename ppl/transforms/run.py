@@ -12,15 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from ppl import choicemap
-from ppl._errors import AddressError, ControlFlowError, PPLError
-from ppl.choice import user_source
+from ppl._errors import ControlFlowError, PPLError, user_source
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction, Trace
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import Lane, bind_choice, bind_density, call_p, choice_p, factor_p, view_of
 from ppl.specs import Subset
 from ppl.transforms.given import check_given
-from ppl.transforms.layout import outer_lanes, path_of, trace_shape
+from ppl.transforms.layout import addressed, outer_lanes, path_of, trace_shape
 from ppl.transforms.programs import list_places, name_of, source_of, unnormalised
 from ppl.transforms.records import ALWAYS, Record, join, pad, spread, zero_where_idle
 
@@ -51,15 +50,6 @@ def require_gf(gf: Any, usage: str) -> None:
             got=f"{name_of(gf)} ({type(gf).__name__})",
             remedy="decorate the function with `@gen`",
         )
-
-
-def addressed(places: Mapping[tuple[int, ...], Place]) -> dict[Path, Place]:
-    """List the choices of a generative function that have a place in its traces, by path."""
-    found: dict[Path, Place] = {}
-    for place in places.values():
-        if not place.eqn.params["spec"].silent:
-            found.setdefault(path_of(place), place)
-    return found
 
 
 def run(
@@ -323,19 +313,7 @@ class Run(Sliced):
 
     def _record(self, path, record):
         other = self.records.get(path)
-        joined = record if other is None else join(other, record)
-        if joined is None:
-            raise self._duplicate(path)
-        self.records[path] = joined
-
-    def _duplicate(self, path):
-        sources = [place.eqn.params["source"] for place in self.places.values() if path_of(place) == path]
-        return AddressError(
-            f'Two choices are made at "{show(path)}".',
-            where=f'"{show(path)}" at {" and ".join(dict.fromkeys(sources))}',
-            expected="each address once (or once in each branch of a cond, with one shape and dtype)",
-            remedy="rename one of them, or nest a call under an address of its own",
-        )
+        self.records[path] = record if other is None else join(other, record)
 
 
 def _value(given, sampled, partly: bool):

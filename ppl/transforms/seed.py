@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
 from ppl.choice import sound_strategies
-from ppl.interpreter import Interpreter
+from ppl.interpreter import Interpreter, Place
 from ppl.primitives import call_p, view_of
 from ppl.transforms.guards import forbid_tangents
-from ppl.transforms.programs import check_key, name_of, stage_program
+from ppl.transforms.programs import check_key, label_of, name_of, require_function, stage_program
 
 
+@boundary
 def seed(function: Callable) -> Callable[..., Any]:
     """Turn a stochastic function into an ordinary function of a key.
 
@@ -40,6 +41,7 @@ def seed(function: Callable) -> Callable[..., Any]:
         >>> ppl.seed(lambda: ppl.normal(0.0, 1.0).sample())(jax.random.key(0)).shape
         ()
     """
+    require_function(function, "seed")
 
     @functools.wraps(function, updated=())
     @boundary
@@ -47,7 +49,7 @@ def seed(function: Callable) -> Callable[..., Any]:
         check_key(args[0] if args else None, f"seed({name_of(function)})")
         key, args = args[0], args[1:]
         program = stage_program(function, args)
-        outs = _Seed(key, program.digests).run(program.staged.body, program.leaves)
+        outs = _Seed(key, program.places, program.digests).run(program.staged.body, program.leaves)
         return program.staged.results(outs)
 
     return seeded
@@ -56,13 +58,13 @@ def seed(function: Callable) -> Callable[..., Any]:
 class _Seed(Interpreter):
     """Draw every choice with a key folded from the program's key, the steps of the scans around it, and its name."""
 
-    def __init__(self, key, digests, location=()):
+    def __init__(self, key, places, digests, location=()):
         super().__init__(location)
-        self.key, self.digests = key, digests
+        self.key, self.places, self.digests = key, places, digests
 
     def enter(self, location, extra):
         key = self.key if isinstance(extra, tuple) else jax.random.fold_in(self.key, extra)
-        return _Seed(key, self.digests, location)
+        return _Seed(key, self.places, self.digests, location)
 
     def scan_inputs(self, scan: jaxprs.Scan):
         return jnp.arange(scan.length, dtype=jnp.uint32)
@@ -72,19 +74,18 @@ class _Seed(Interpreter):
             return self.jit(eqn, values)
         strategy = eqn.params["strategy"]
         if strategy is None or strategy.mode != "path":
-            values = forbid_tangents(values, lambda: dropped_gradient(eqn))
+            values = forbid_tangents(values, lambda place=self.places[self.here]: dropped_gradient(place))
         key = jax.random.fold_in(self.key, self.digests[self.here])
         return [view_of(eqn, values).draw(key)]
 
 
-def dropped_gradient(eqn) -> StrategyError:
+def dropped_gradient(place: Place) -> StrategyError:
     """Build the error for a derivative that plain sampling would silently drop."""
-    params = eqn.params
+    params, label = place.eqn.params, label_of(place)
     sound = ", ".join(sound_strategies(params["spec"].family))
     return StrategyError(
-        f"A derivative reaches the parameters of {params['spec'].family} {params['label']!r}, "
-        "and plain sampling would drop it.",
-        where=f"{params['label']!r} at {params['source']}",
+        f"A derivative reaches the parameters of {params['spec'].family} {label!r}, and plain sampling would drop it.",
+        where=f"{label!r} at {params['source']}",
         expected="a gradient estimated by a strategy",
         got=f"`ppl.seed` and strategy {params['strategy'] or 'none'}",
         remedy=f"use `ppl.expect` (or `ppl.grad`) with grad= one of {sound}",

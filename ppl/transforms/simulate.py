@@ -10,6 +10,7 @@ from ppl.generative import GenerativeFunction, Trace
 from ppl.transforms.run import require_gf, run
 
 
+@boundary
 def simulate(gf: GenerativeFunction, weights: Mapping[str, Any] | None = None) -> Callable[..., Trace]:
     """Turn a generative function into a stochastic function that returns a [`Trace`][ppl.Trace].
 

@@ -18,6 +18,7 @@ from ppl.transforms.run import Outcome, require_gf, run, total
 Move = Callable[..., tuple[Trace, jax.Array, dict[str, Any]]]
 
 
+@boundary
 def update(gf: GenerativeFunction) -> Move:
     """Turn a generative function into a move that changes some choices of a trace.
 
@@ -57,6 +58,7 @@ def update(gf: GenerativeFunction) -> Move:
     return updated
 
 
+@boundary
 def regenerate(gf: GenerativeFunction) -> Move:
     """Turn a generative function into a move that draws some choices of a trace anew, from the prior.
 
@@ -96,6 +98,7 @@ def regenerate(gf: GenerativeFunction) -> Move:
     return regenerated
 
 
+@boundary
 def project(gf: GenerativeFunction) -> Callable[..., jax.Array]:
     """Turn a generative function into a function that gives the part of a trace's log density due to some choices.
 
