@@ -21,7 +21,7 @@ SCALE = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """How the programs make their choices: a family with a strategy, and a strategy for predicates."""
+    """How the programs make choices: a family with a strategy, and a strategy for predicates."""
 
     family: str
     strategy: str
@@ -277,6 +277,32 @@ def scan_in_scan(draw, theta):
         return total + v * (row.sum() + theta[1]) ** 2 + cost(row[0], theta[1]), None
 
     return lax.scan(outer, 0.0, V)[0]
+
+
+def through_law(draw, theta):
+    state, total = 0.0, theta[1]
+    for _ in range(2):
+        for _ in range(2):
+            state = state + draw(theta[0])
+            total = total + state * state
+        total = total + theta[1] * state * state
+    return total
+
+
+@case(through_law)
+def state_carried_through_two_scans(draw, theta):
+    """What an earlier step of the OUTER scan did is a past of its own to the inner one."""
+
+    def inner(carry, _):
+        state, total = carry
+        state = state + draw(theta[0])
+        return (state, total + state * state), None
+
+    def outer(carry, _):
+        state, total = lax.scan(inner, carry, None, 2)[0]
+        return (state, total + theta[1] * state * state), None
+
+    return lax.scan(outer, (0.0, theta[1]), None, 2)[0][1]
 
 
 def read_inside_law(draw, theta):
