@@ -126,7 +126,7 @@ def _observation(model: str, path: Path, needed: Mapping[Path, Place], leaf: Any
     except PPLError as error:
         yield str(error)
     if isinstance(leaf, Masked):
-        yield f'"{show(path)}" is observed only in part: objectives need a complete observation, or a guide for the rest.'
+        yield f'"{show(path)}" is observed only in part: objectives need all of it, or a guide for the rest.'
 
 
 def _pair(model: str, guide: str, path: Path, needed: Place, made: Place) -> Iterator[str]:
