@@ -28,6 +28,8 @@ from ppl.generative import GenerativeFunction as GenerativeFunction
 from ppl.generative import Trace as Trace
 from ppl.generative import gen as gen
 from ppl.loops import while_loop as while_loop
+from ppl.reports import Report as Report
+from ppl.reports import check as check
 from ppl.strategies import Strategy as Strategy
 from ppl.strategies import enum as enum
 from ppl.strategies import pathwise as pathwise
@@ -43,6 +45,9 @@ from ppl.transforms import exact_gradient as exact_gradient
 from ppl.transforms import expect as expect
 from ppl.transforms import generate as generate
 from ppl.transforms import grad as grad
+from ppl.transforms import hessian as hessian
+from ppl.transforms import jvp as jvp
+from ppl.transforms import log_joint as log_joint
 from ppl.transforms import scale as scale
 from ppl.transforms import seed as seed
 from ppl.transforms import simulate as simulate

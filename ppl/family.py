@@ -100,7 +100,7 @@ class Spec:
         first, ndim = params[0], self.event_ndims[0]
         if self.batch_shape([param.shape for param in params]) != shape:
             first = jnp.broadcast_to(first, shape + first.shape[first.ndim - ndim :])
-        value = self._numpyro([first, *params[1:]]).sample(key)
+        value = self.numpyro([first, *params[1:]]).sample(key)
         return value.astype(self.value_dtype([param.dtype for param in params]))
 
     def log_prob(
@@ -126,12 +126,12 @@ class Spec:
             valid = integral if valid is None else integral & valid
             value = jnp.where(integral, value, 0).astype(np.int32)
         if valid is None and mask is None:
-            return self._numpyro(params).log_prob(value)
+            return self.numpyro(params).log_prob(value)
         keep = mask if valid is None else valid if mask is None else valid & mask
         spread = keep.reshape(keep.shape + (1,) * self.family.event_ndim)
         shape = np.broadcast_shapes(spread.shape, value.shape)
         value = jnp.broadcast_to(value, shape)
-        log_prob = self._numpyro(params).log_prob(jnp.where(spread, value, support.feasible(value, named)))
+        log_prob = self.numpyro(params).log_prob(jnp.where(spread, value, support.feasible(value, named)))
         outside = -jnp.inf if mask is None else jnp.where(mask, -jnp.inf, 0.0)
         return jnp.where(keep, log_prob, outside)
 
@@ -142,7 +142,8 @@ class Spec:
             return jnp.stack([jax.nn.sigmoid(-param), jax.nn.sigmoid(param)] if logits else [1 - param, param])
         return jnp.moveaxis(jax.nn.softmax(param, axis=-1) if logits else param, -1, 0)
 
-    def _numpyro(self, params: Sequence[jax.Array]):
+    def numpyro(self, params: Sequence[jax.Array]):
+        """Return NumPyro's distribution with these parameters."""
         import numpyro.distributions as numpyro_distributions  # Imported late: it takes longer than all of JAX.
 
         build = getattr(numpyro_distributions, self.family.numpyro_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,16 @@ class Trace:
     def __repr__(self) -> str:
         lines = [f"  {choicemap.show(path)}: {_brief(leaf)}" for path, leaf in choicemap.flatten(self.choices).items()]
         return "\n".join([f"Trace(log_density={self.log_density}", *lines, ")"])
+
+    def _repr_html_(self) -> str:
+        """Show the choices as a table in notebooks."""
+        rows = "".join(_row(path, leaf) for path, leaf in choicemap.flatten(self.choices).items())
+        head = f"<tr><th>choice</th><th>value</th></tr>{rows}"
+        return f"<table><caption>Trace, log density {html.escape(str(self.log_density))}</caption>{head}</table>"
+
+
+def _row(path: tuple[str, ...], leaf: Any) -> str:
+    return f"<tr><td><code>{html.escape(choicemap.show(path))}</code></td><td>{html.escape(_brief(leaf))}</td></tr>"
 
 
 def _brief(leaf: Any) -> str:

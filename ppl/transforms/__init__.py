@@ -9,7 +9,10 @@ from ppl.transforms.exact import exact_gradient as exact_gradient
 from ppl.transforms.expect import expect as expect
 from ppl.transforms.generate import generate as generate
 from ppl.transforms.grad import grad as grad
+from ppl.transforms.grad import hessian as hessian
+from ppl.transforms.grad import jvp as jvp
 from ppl.transforms.grad import value_and_grad as value_and_grad
+from ppl.transforms.log_joint import log_joint as log_joint
 from ppl.transforms.seed import seed as seed
 from ppl.transforms.simulate import simulate as simulate
 from ppl.transforms.update import project as project

@@ -45,6 +45,20 @@ class Selected:
             args[number] = value
         return args
 
+    def pick(self, tangents: Sequence) -> list:
+        """Return the tangents of these leaves, in their types."""
+        leaves = jax.tree.flatten(list(tangents), is_leaf=lambda leaf: leaf is None)[0]
+        if len(leaves) != len(self._leaves):
+            raise PPLError(
+                "The tangents do not have the structure of the primals.",
+                where=user_source(),
+                expected=f"{len(self._leaves)} leaves",
+                got=f"{len(leaves)} leaves",
+                remedy="give a tangent for each leaf, None where there is none",
+            )
+        chosen = [leaves[i] for i in self._chosen]
+        return [jnp.asarray(t, x.dtype).reshape(x.shape) for t, x in zip(chosen, self.values, strict=True)]
+
     def restore(self, values: Sequence) -> Any:
         """Return values, one for each leaf, in the structure of the arguments; None at all other leaves."""
         leaves: list[Any] = [None] * len(self._leaves)
@@ -132,5 +146,72 @@ def grad(function: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool =
     def differentiated(*args: Any):
         result, gradient = both(*args)
         return (gradient, result[1]) if has_aux else gradient
+
+    return differentiated
+
+
+@boundary
+def hessian(function: Callable, argnums: int = 0) -> Callable[..., Any]:
+    """Return a function of `(key, *args)` that gives an unbiased Hessian of a stochastic objective.
+
+    Args:
+        function: A stochastic function that returns a scalar.
+        argnums: Which argument, counted after the key.
+
+    Returns:
+        A function that returns the Hessian: the argument's structure, twice.
+
+    Example:
+        >>> import jax, ppl
+        >>> cost = lambda p: ppl.bernoulli(p, grad=ppl.enum()).sample() * p
+        >>> round(float(ppl.hessian(cost)(jax.random.key(0), 0.3)), 3)
+        2.0
+    """
+    expected = expect(function)
+
+    @functools.wraps(function, updated=())
+    @boundary
+    def differentiated(*args: Any) -> Any:
+        check_key(args[0] if args else None, f"hessian({name_of(function)})")
+        selected = select(function, args[1:], argnums)
+        rows = jax.hessian(lambda values: expected(args[0], *selected.fill(values)))(selected.values)
+        return selected.restore([selected.restore(row) for row in rows])
+
+    return differentiated
+
+
+@boundary
+def jvp(function: Callable) -> Callable[..., tuple[Any, Any]]:
+    """Return a function that gives an unbiased value and directional derivative, in forward mode.
+
+    Args:
+        function: A stochastic function that returns a pytree of inexact arrays.
+
+    Returns:
+        A function of `(key, primals, tangents)`: tuples of the function's arguments and of their tangents (None, or
+        anything, at leaves that are not arrays or Python floats of inexact type); it returns `(value, tangent)`.
+
+    Example:
+        >>> import jax, ppl
+        >>> cost = lambda p: ppl.bernoulli(p, grad=ppl.enum()).sample() * 2.0
+        >>> value, tangent = ppl.jvp(cost)(jax.random.key(0), (0.3,), (1.0,))
+        >>> round(float(value), 3), round(float(tangent), 3)
+        (0.6, 2.0)
+    """
+    expected = expect(function)
+
+    @boundary
+    def differentiated(key: jax.Array = None, primals: Sequence = (), tangents: Sequence = ()) -> tuple[Any, Any]:
+        check_key(key, f"jvp({name_of(function)})")
+        if not (isinstance(primals, tuple) and isinstance(tangents, tuple) and len(primals) == len(tangents)):
+            raise PPLError(
+                "`jvp` takes tuples of primals and tangents of one length.",
+                where=user_source(),
+                got=f"{type(primals).__name__} and {type(tangents).__name__}",
+                remedy="write `ppl.jvp(f)(key, (x,), (dx,))`",
+            )
+        selected = select(function, primals, tuple(range(len(primals))))
+        directions = selected.pick(tangents)
+        return jax.jvp(lambda values: expected(key, *selected.fill(values)), (selected.values,), (directions,))
 
     return differentiated

@@ -183,7 +183,12 @@ class Run(Sliced):
     def enter(self, location, extra):
         """Hand in the slices for one step, or everything."""
         given, weights = extra or (self.given, self.weights)
-        return Run(self.places, given, self.mode, weights, self.track, location, self.prefix, dict(self.subsamples))
+        return self.child(given, weights, location)
+
+    def child(self, given, weights, location):
+        """Return the interpreter for a nested body."""
+        subsamples = dict(self.subsamples)
+        return Run(self.places, given, self.mode, weights, self.track, location, self.prefix, subsamples)
 
     def leave(self):
         """Hand out choices and sums of log densities."""
@@ -229,6 +234,10 @@ class Run(Sliced):
             return eqn.primitive.bind(*values, **eqn.params)
         return [self._choose(eqn, values)]
 
+    def read(self, path: Path, sorted_out, value: Any) -> tuple[Any, Any]:
+        """Return what a choice is for the program, and what is recorded of it; subclasses may change variables."""
+        return value, value
+
     def _factor(self, eqn, values) -> list:
         weight = self.weights.get(self.path(eqn), 1.0) * values[0].sum()
         self.log_densities.append(weight)
@@ -242,6 +251,7 @@ class Run(Sliced):
         partly = isinstance(given, Masked) and self.mode != "assess"
         sampled = self._sample(eqn, operands, path) if given is None or partly else None
         value = _value(given, sampled, partly)
+        value, recorded = self.read(path, sorted_out, value)
         lanes = [Lane(lane.size, (True, *lane.mapped), lane.depth) for lane in params["lanes"]]
         log_prob = bind_density(
             value,
@@ -257,10 +267,10 @@ class Run(Sliced):
         mask = None
         if params["masked"]:
             mask = jnp.broadcast_to(sorted_out.mask, sorted_out.lane_sizes)
-            value = zero_where_idle(value, mask)
+            value, recorded = zero_where_idle(value, mask), zero_where_idle(recorded, mask)
         kept = log_prob.sum(range(len(lanes), log_prob.ndim)) if self.track else None
         cover = frozenset({frozenset(params["guards"])})
-        self._record(path, Record(value, mask, kept, len(lanes), cover))
+        self._record(path, Record(recorded, mask, kept, len(lanes), cover))
         if path[-1] == "indices" and isinstance(params["spec"], Subset):
             self.subsamples[path[:-1]] = (value, *_subset_sizes(params["spec"]))
         return value
