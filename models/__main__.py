@@ -88,7 +88,6 @@ def run_program(arguments: argparse.Namespace) -> int:
     preset = program.preset(arguments.preset)
     out = arguments.out or Path("runs", f"{program.name}-{arguments.preset}")
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    (out / "report.json").unlink(missing_ok=True)  # of an earlier run
     started = time.perf_counter()
     try:
         outcomes = []
@@ -96,6 +95,7 @@ def run_program(arguments: argparse.Namespace) -> int:
             folder = out / f"seed-{seed}" if len(seeds) > 1 else out
             context = Context(preset.config, seed, folder, arguments.resume)
             _open_folder(context, program.name, arguments.preset)
+            (out / "report.json").unlink(missing_ok=True)  # of an earlier run
             outcomes.append(program.run(context))
     except KeyboardInterrupt:
         print(f"\ninterrupted. The same command with --resume goes on from {out}", file=sys.stderr)

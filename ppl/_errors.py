@@ -114,6 +114,7 @@ def boundary(function: _F) -> _F:
         except PPLError as error:
             error.__cause__, error.__suppress_context__ = None, True
             error.__notes__ = []
-            raise error.with_traceback(_user_frames(error.__traceback__)) from None
+            error.__traceback__ = _user_frames(error.__traceback__)
+            raise  # Raised again by name, it would gain this frame.
 
     return guarded  # type: ignore[return-value]

@@ -273,7 +273,7 @@ def mask_of_the_wrong_shape():
     one.log_density({"z": Masked(0.0, jnp.ones(2, bool))})
 
 
-@bad(PPLError, '"z"', "str")
+@bad(AddressError, '"z"', "str")
 def value_that_is_no_array():
     one = gen(lambda: normal() @ "z")  # <-
     one.log_density({"z": "hello"})
@@ -309,7 +309,7 @@ def empty_address_of_a_call():
     gen(lambda: model() @ "").simulate(KEY)  # <-
 
 
-@bad(AddressError, '"z"', "float64[2]", "different addresses")
+@bad(AddressError, '"z"', "[2]", "different addresses")
 def branches_of_different_shape():
     @gen
     def program():
@@ -801,7 +801,7 @@ def test_bad_input_is_refused(case):
     assert [part for part in case.says if part not in text] == [], text
     assert case.line() is None or re.search(rf"{re.escape(case.line())}(?!\d)", text), f"{case.line()}\n{text}"
     assert error.details.get("remedy"), text
-    assert [frame for frame in frames(error) if not frame.endswith(" guarded")] == []
+    assert [frame for frame in frames(error) if not (case.through_jax and frame.endswith(" guarded"))] == []
     assert error.__suppress_context__ or error.__context__ is None
     assert case.through_jax or not (error.__cause__ or getattr(error, "__notes__", None))
 

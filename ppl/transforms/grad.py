@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +12,22 @@ import jax.numpy as jnp
 from ppl import jaxprs
 from ppl._errors import PPLError, boundary, user_source
 from ppl.transforms.expect import expect
-from ppl.transforms.programs import check_key, name_of
+from ppl.transforms.programs import check_key, keyed, name_of
 
 
 def _is_differentiable(leaf: Any) -> bool:
     return jaxprs.is_traced_leaf(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _check_scalar(function: Callable, value: Any) -> None:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
+    if shapes != [()]:
+        raise PPLError(
+            f"`{name_of(function)}` does not return a scalar, which a gradient needs.",
+            where=user_source(),
+            got=", ".join(str(shape) for shape in shapes),
+            remedy="sum or average it, or differentiate `ppl.expect(f)` with `jax.jacobian`",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +118,18 @@ def value_and_grad(
     """
     expected = expect(function, has_aux)
 
-    @functools.wraps(function, updated=())
+    @keyed(function)
     @boundary
     def differentiated(*args: Any):
         check_key(args[0] if args else None, f"value_and_grad({name_of(function)})")
         key = args[0]
         selected = select(function, args[1:], argnums)
-        of_leaves = lambda values: expected(key, *selected.fill(values))
+
+        def of_leaves(values):
+            result = expected(key, *selected.fill(values))
+            _check_scalar(function, result[0] if has_aux else result)
+            return result
+
         result, gradient = jax.value_and_grad(of_leaves, has_aux=has_aux)(selected.values)
         return result, selected.restore(gradient)
 
@@ -141,7 +156,7 @@ def grad(function: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool =
     """
     both = value_and_grad(function, argnums, has_aux)
 
-    @functools.wraps(function, updated=())
+    @keyed(function)
     @boundary
     def differentiated(*args: Any):
         result, gradient = both(*args)
@@ -169,7 +184,7 @@ def hessian(function: Callable, argnums: int = 0) -> Callable[..., Any]:
     """
     expected = expect(function)
 
-    @functools.wraps(function, updated=())
+    @keyed(function)
     @boundary
     def differentiated(*args: Any) -> Any:
         check_key(args[0] if args else None, f"hessian({name_of(function)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,17 @@ class Program:
 def name_of(function: Any) -> str:
     """Return a function's name for messages."""
     return getattr(function, "__name__", None) or getattr(function, "name", type(function).__name__)
+
+
+def keyed(function: Callable) -> Callable[[Callable], Callable]:
+    """Give a function of `(key, *args)` the name and docstring of a function of `args`, but not its signature."""
+
+    def decorate(run: Callable) -> Callable:
+        functools.update_wrapper(run, function, updated=())
+        del run.__wrapped__  # `inspect.signature` would follow it, and miss the key.
+        return run
+
+    return decorate
 
 
 def require_function(function: Any, usage: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import call_p, view_of
 from ppl.transforms.guards import forbid_tangents
-from ppl.transforms.programs import check_key, label_of, name_of, require_function, stage_program
+from ppl.transforms.programs import check_key, keyed, label_of, name_of, require_function, stage_program
 
 
 @boundary
@@ -43,7 +42,7 @@ def seed(function: Callable) -> Callable[..., Any]:
     """
     require_function(function, "seed")
 
-    @functools.wraps(function, updated=())
+    @keyed(function)
     @boundary
     def seeded(*args: Any) -> Any:
         check_key(args[0] if args else None, f"seed({name_of(function)})")

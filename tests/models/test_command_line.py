@@ -145,6 +145,7 @@ def test_only_the_same_run_is_resumed(install, capsys, tmp_path):
     assert main([*again, "--preset", "quick"]) == 0
     assert main([*again, "--preset", "quick"]) == 0
     assert main([*again, "--preset", "default", "--seed", "1"]) == 2
+    assert (tmp_path / "report.json").exists()  # that of the run that is there
     shown = capsys.readouterr().err
     assert "preset: quick there, default now" in shown
     assert "seed: 0 there, 1 now" in shown
