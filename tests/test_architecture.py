@@ -15,3 +15,11 @@ def test_blocks_run(capsys):
     printed = capsys.readouterr().out
     assert "spec=bernoulli(logits)" in printed
     assert "sub {(0,)} term" in printed
+
+
+def test_readme_programs_run(capsys):
+    text = Path(__file__).parent.parent.joinpath("README.md").read_text().replace("steps=3_000", "steps=30")
+    namespace = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert "Exact(" in capsys.readouterr().out
