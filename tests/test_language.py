@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import ppl
-from estimators import elbo
+from estimators import elbo, iwelbo
 from ppl import (
     AddressError,
     ControlFlowError,
@@ -330,3 +330,16 @@ def test_recursion_of_depth_four():
     assert len(jax.tree.leaves(trace.choices)) == 31
     np.testing.assert_allclose(tree.log_density(trace.choices, 4, 0.0), trace.log_density, rtol=1e-10)
     assert jnp.shape(trace["left/right/left/right/here"]) == ()
+
+
+def test_the_missing_value_of_a_score_prior_is_never_read():
+    model = gen(lambda p: normal(ppl.score_prior(lambda x: -x, ()) @ "x", 0.5) @ "y")
+    guide = gen(lambda p, observed: normal(p, 1.0) @ "x")
+    gradient = ppl.grad(elbo(model, guide))
+    draws = jax.jit(jax.vmap(lambda key: gradient(key, 0.3, {"y": 1.0})))(jr.split(KEY, 4_000))
+    truth = -0.3 + (1.0 - 0.3) / 0.25  # of E[log N(x; 0, 1) + log N(1; x, 0.5)] in the mean of x
+    assert abs(draws.mean() - truth) < 4.5 * draws.std() / np.sqrt(len(draws))
+    with pytest.raises(StrategyError, match="score only"):
+        ppl.grad(iwelbo(model, guide, particles=2))(KEY, 0.3, {"y": 1.0})
+    with pytest.raises(StrategyError, match="score only"):
+        ppl.grad(elbo(model, with_grad(guide, {"x": reinforce()})))(KEY, 0.3, {"y": 1.0})

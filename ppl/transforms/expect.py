@@ -17,6 +17,7 @@ from jax import lax
 from ppl import jaxprs
 from ppl._errors import PPLError, boundary
 from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan, refuse_enumeration
+from ppl.analysis.score_priors import check_score_priors
 from ppl.transforms.axes import Val
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
@@ -103,6 +104,7 @@ def _detach(leaf):
 def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES) -> Program:
     """Write out the scans whose enumerated choices reach later steps, where that can be afforded."""
     plan = make_plan(program.staged.body, program.places, aux)
+    check_score_priors(plan.body, plan.flow)
     while found := escapes(plan):
         for scan, site in found:
             if histories(plan, scan) > max_states:
