@@ -104,6 +104,16 @@ def _user_frames(traceback: types.TracebackType | None) -> types.TracebackType |
     return rebuilt
 
 
+def innermost_user_source(error: BaseException) -> str:
+    """Return file and line of the innermost frame of an error outside this package and JAX."""
+    traceback = _user_frames(error.__traceback__)
+    if traceback is None:
+        return "unknown source"
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+
+
 def boundary(function: _F) -> _F:
     """Raise this library's errors from `function` with the user's own frames only."""
 

@@ -18,7 +18,7 @@ from jax.extend import core
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching
 
-from ppl._errors import ControlFlowError, PPLError, boundary
+from ppl._errors import ControlFlowError, PPLError, boundary, innermost_user_source
 
 Var, Literal = core.Var, core.Literal
 scan_p, cond_p, jit_p, remat_p, while_p = (
@@ -215,8 +215,8 @@ class Staged:
     in_avals: tuple
 
     def results(self, flat: Sequence) -> Any:
-        """Rebuild the function's result from the jaxpr's flat results."""
-        return self.out.join(flat)
+        """Rebuild the function's result from the jaxpr's flat results; literals of the jaxpr become arrays."""
+        return self.out.join([leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in flat])
 
 
 def stage(function: Callable, args: tuple, kwargs: dict | None = None) -> tuple[Staged, list]:
@@ -234,9 +234,22 @@ def stage(function: Callable, args: tuple, kwargs: dict | None = None) -> tuple[
         out_layout.append(out)
         return results
 
-    closed = jax.make_jaxpr(flat)(*leaves)
+    try:
+        closed = jax.make_jaxpr(flat)(*leaves)
+    except jax.errors.ConcretizationTypeError as error:
+        raise _needs_value(getattr(function, "__name__", str(function)), error) from None
     refuse_captured_keys(body_of(closed), getattr(function, "__name__", str(function)))
     return Staged(body_of(closed), out_layout[-1], tuple(jax.typeof(leaf) for leaf in leaves)), leaves
+
+
+def _needs_value(name: str, error: Exception) -> ControlFlowError:
+    return ControlFlowError(
+        f"Python needs a value while `{name}` is traced, where there is none yet.",
+        where=innermost_user_source(error),
+        expected="control flow by `jax.lax.cond`, `jax.lax.scan`, `jnp.where`; static ints for lengths",
+        got=str(error).splitlines()[0],
+        remedy="write `jax.lax.cond(choice == 1, ...)` in place of `if choice:`, and leave out `float(...)`",
+    )
 
 
 def restage(function: Callable, avals: Sequence) -> Body:

@@ -188,10 +188,19 @@ class Subset(Whole):
         return self.over_lanes(draw, shape, [keys], [])
 
     def log_prob(self, value, params, mask=None, inside=False):
-        """Return the log of (n - size)! / n!: every ordered subset is as likely."""
+        """Return the log of (n - size)! / n!, as every ordered subset is as likely; -inf elsewhere."""
         log_prob = 0.0 if self.size == self.n else math.lgamma(self.n - self.size + 1) - math.lgamma(self.n + 1)
         log_probs = jnp.full(value.shape[:-1], log_prob, jnp.result_type(float))
+        if not inside:
+            log_probs = jnp.where(self._contains(value), log_probs, -jnp.inf)
         return log_probs if mask is None else jnp.where(mask, log_probs, 0)
+
+    def _contains(self, value):
+        if self.size == self.n:
+            return (value == jnp.arange(self.n)).all(-1)
+        ordered = jnp.sort(value, axis=-1)
+        distinct = (ordered[..., 1:] != ordered[..., :-1]).all(-1)
+        return distinct & (value >= 0).all(-1) & (value < self.n).all(-1)
 
 
 def subset(n: int, size: int) -> Subset:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from ppl import choicemap, jaxprs
-from ppl._errors import StrategyError, boundary
+from ppl._errors import AddressError, StrategyError, boundary
 from ppl.batching import Rebind
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction
-from ppl.primitives import Lane, bind_density, factor_p, view_of
+from ppl.primitives import Lane, bind_density, call_p, factor_p, view_of
 from ppl.strategies.protocol import Strategy, as_strategy
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed
@@ -148,10 +148,18 @@ def scale(gf: GenerativeFunction, weights: Mapping[str, Any]) -> GenerativeFunct
 
     def rewrite(body: jaxprs.Body) -> jaxprs.Body:
         places, _ = list_places(body)
-        arrays = spread_weights(weights, addressed(places))
+        factors = list(factor_paths(body))
+        by_path = addressed(places)
+        for glob in weights:
+            choicemap.require_match(glob, [*by_path, *factors])
+        arrays = spread_weights(
+            {glob: w for glob, w in weights.items() if any(choicemap.matches(glob, path) for path in by_path)}, by_path
+        )
 
         def change(eqn, values, path, full, weight):
-            if eqn.primitive is factor_p or weight is None:
+            if eqn.primitive is factor_p:
+                return factor_p.bind(values[0] * _of_factor(path, weights), **full)
+            if weight is None:
                 return None
             (value,) = eqn.primitive.bind(*values, **full)
             log_prob = _density(value, values, full)
@@ -162,6 +170,31 @@ def scale(gf: GenerativeFunction, weights: Mapping[str, Any]) -> GenerativeFunct
         return _rewritten(body, places, change, arrays)
 
     return Derived(gf, rewrite)
+
+
+def factor_paths(body: jaxprs.Body, prefix: Path = ()) -> Iterator[Path]:
+    """List the addresses of the factors of a program."""
+    for eqn in body.eqns:
+        if eqn.primitive is factor_p:
+            yield (*prefix, *eqn.params["address"])
+        elif jaxprs.holds_choice(eqn):
+            nested = (*prefix, *eqn.params["address"]) if eqn.primitive is call_p else prefix
+            for inner in jaxprs.inner_bodies(eqn):
+                yield from factor_paths(inner, nested)
+
+
+def _of_factor(path: Path, weights: Mapping[str, Any]) -> Any:
+    """Return what multiplies a factor: a scalar, as a factor has lanes and steps but no place in a trace."""
+    matching = [weight for glob, weight in weights.items() if choicemap.matches(glob, path)]
+    if matching and jnp.ndim(matching[-1]):
+        raise AddressError(
+            f'The factor at "{show(path)}" is scaled by an array.',
+            where=f'"{show(path)}"',
+            expected="a scalar",
+            got=f"shape {jnp.shape(matching[-1])}",
+            remedy="multiply the factor where it is made",
+        )
+    return matching[-1] if matching else 1.0
 
 
 def _density(value, operands, params):

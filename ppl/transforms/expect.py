@@ -67,7 +67,7 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
 def check_results(program: Program, has_aux: bool) -> list[bool]:
     """Refuse results without a derivative; say of each flat result whether it is auxiliary."""
     outvars = program.staged.body.outvars
-    results = program.staged.results(list(range(len(outvars))))
+    results = program.staged.out.join(range(len(outvars)))
     if has_aux and not (isinstance(results, tuple) and len(results) == 2):
         raise PPLError(
             f"`{program.name}` does not return a pair, which `has_aux` asks for.",

@@ -39,7 +39,7 @@ def generate(gf: GenerativeFunction) -> Callable[..., tuple[Trace, jax.Array]]:
 
     @boundary
     def generated(observed: Any, *args: Any) -> tuple[Trace, jax.Array]:
-        outcome = run(gf, choicemap.flatten(observed), args, "observe")
+        outcome = run(gf, choicemap.flatten(observed), args, "observe", valued=True)
         return outcome.trace, outcome.log_weight
 
     return generated

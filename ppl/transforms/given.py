@@ -62,7 +62,7 @@ def _check_value(name: str, path: Path, places: Mapping[Path, Place], leaf: Any)
     place = places[path]
     value = _as_array(name, path, place, leaf.value if isinstance(leaf, Masked) else leaf)
     expected, source = trace_shape(place), place.eqn.params["source"]
-    if value.shape != expected and value.shape != _before_subsampling(path, places, expected):
+    if value.shape not in _all_elements(path, places, expected):
         raise AddressError(
             f'The value given at "{show(path)}" of `{name}` has the wrong shape.',
             where=f'"{show(path)}" at {source}',
@@ -103,14 +103,16 @@ def _check_mask(name: str, path: Path, place: Place, value: jax.Array, mask: Any
     return mask
 
 
-def _before_subsampling(path: Path, places: Mapping[Path, Place], shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the shape of a choice in all elements of the subsample around it, if there is one."""
+def _all_elements(path: Path, places: Mapping[Path, Place], shape: tuple[int, ...]) -> set[tuple[int, ...]]:
+    """Return the shapes that a choice may be given in: with the drawn or with all elements of each subsample around."""
+    allowed = {shape}
     for i in range(len(path)):
         indices = places.get((*path[:i], "indices"))
         if indices is not None and isinstance(indices.eqn.params["spec"], Subset) and path[i:] != ("indices",):
-            alone = not indices.scans and not indices.eqn.params["lanes"]
-            return (indices.eqn.params["spec"].n, *shape[1:]) if alone else None
-    return None
+            axis = len(trace_shape(indices)) - 1
+            n = indices.eqn.params["spec"].n
+            allowed |= {(*known[:axis], n, *known[axis + 1 :]) for known in allowed}
+    return allowed
 
 
 def _cast(place: Place, value: jax.Array) -> jax.Array:

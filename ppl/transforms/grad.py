@@ -90,6 +90,14 @@ def select(function: Callable, args: Sequence, argnums: int | tuple[int, ...]) -
         )
     leaves, treedef = jax.tree.flatten([args[number] for number in numbers])
     chosen = [i for i, leaf in enumerate(leaves) if _is_differentiable(leaf)]
+    if not chosen:
+        raise PPLError(
+            f"Argument {argnums} of `{name_of(function)}` has nothing to differentiate.",
+            where=user_source(),
+            expected="at least one array or Python float of inexact type",
+            got=", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "no leaves",
+            remedy="convert it to float, or choose another argument with `argnums`",
+        )
     values = [jnp.asarray(leaves[i]) for i in chosen]
     return Selected(values, list(args), numbers, leaves, treedef, chosen, not isinstance(argnums, tuple))
 

@@ -16,10 +16,11 @@ from ppl.choicemap import Path, show
 from ppl.generative import GenerativeFunction
 from ppl.interpreter import Place
 from ppl.primitives import lane_shapes
+from ppl.specs import Whole
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed, trace_shape
 from ppl.transforms.programs import list_places
-from ppl.transforms.run import Run, require_gf, total
+from ppl.transforms.run import Run, require_gf, require_values, total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,7 @@ def log_joint(gf: GenerativeFunction, observed: Any, *args: Any) -> tuple[Callab
     places, _ = list_places(staged.body)
     by_path = addressed(places)
     given = check_given(gf.name, by_path, choicemap.flatten(observed), complete=False)
+    require_values(gf.name, by_path, "a density over a vector")
     latent = {path: place for path, place in by_path.items() if path not in given}
     for path, place in latent.items():
         _check_latent(path, place)
@@ -117,6 +119,13 @@ def _check_latent(path: Path, place: Place) -> None:
             where=where,
             got=str(params["spec"].family),
             remedy="observe it, or sum it out",
+        )
+    if isinstance(params["spec"], Whole):
+        raise StrategyError(
+            f'The support of the choice at "{show(path)}" is not known, so it has no unconstrained form.',
+            where=where,
+            got=f"a foreign distribution, {params['spec'].family}",
+            remedy="use the constructor of this library, or observe the choice",
         )
     if place.branches or params["masked"]:
         raise ControlFlowError(

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from ppl import choicemap
-from ppl._errors import ControlFlowError, PPLError, user_source
+from ppl._errors import AddressError, PPLError, StrategyError, user_source
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction, Trace
 from ppl.interpreter import Interpreter, Place
-from ppl.primitives import Lane, bind_choice, bind_density, call_p, choice_p, factor_p, view_of
+from ppl.primitives import Lane, bind_choice, bind_density, call_p, choice_p, factor_p, lane_shapes, view_of
 from ppl.specs import Subset
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed, outer_lanes, path_of, trace_shape
@@ -60,6 +60,7 @@ def run(
     weights: Mapping[str, Any] | None = None,
     track: bool = False,
     normalised: bool = False,
+    valued: bool = False,
 ) -> Outcome:
     """Run a generative function on given choices.
 
@@ -73,12 +74,15 @@ def run(
         weights: Factors of the log densities of choices, by glob; scalars or arrays over lanes and steps.
         track: Whether to keep each choice's log density.
         normalised: Whether to refuse programs with factors or with priors known by their score.
+        valued: Whether to refuse the latter only: their log density has no value.
     """
     staged, leaves = gf.stage(args)
     if normalised:
         _refuse_unnormalised(gf.name, staged.body)
     places, _ = list_places(staged.body)
     by_path = addressed(places)
+    if valued:
+        require_values(gf.name, by_path, "a log weight")
     given = given(by_path) if callable(given) else given
     given = check_given(gf.name, by_path, given, complete=mode == "assess")
     walk = Run(places, given, mode, spread_weights(weights or {}, by_path), track)
@@ -101,16 +105,48 @@ def _refuse_unnormalised(name: str, body) -> None:
         )
 
 
+def require_values(name: str, places: Mapping[Path, Place], usage: str) -> None:
+    """Refuse choices whose prior is known by its score only where the value of its log density is needed."""
+    for path, place in places.items():
+        if not place.eqn.params["spec"].can_sample:
+            raise StrategyError(
+                f"`{name}` has no value for {usage}: of one prior only the score is known, not the density.",
+                where=f'"{show(path)}" at {place.eqn.params["source"]}',
+                expected="densities with values",
+                got="a score prior",
+                remedy="use it in an ELBO with pathwise choices",
+            )
+
+
 def spread_weights(weights: Mapping[str, Any], places: Mapping[Path, Place]) -> dict[Path, Any]:
     """Broadcast weights over the axes of lanes and scans of the choices they match."""
     spread_out: dict[Path, Any] = {}
     for glob, weight in weights.items():
-        matching = choicemap.require_match(glob, places)
-        for path in matching:
-            shape = trace_shape(places[path])
-            lead = len(places[path].scans) + len(places[path].eqn.params["lanes"])
-            spread_out[path] = jnp.broadcast_to(jnp.asarray(weight, jnp.result_type(float)), shape[:lead])
+        for path in choicemap.require_match(glob, places):
+            spread_out[path] = _spread_weight(path, places[path], jnp.asarray(weight, jnp.result_type(float)))
     return spread_out
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    return len(shape) <= len(target) and all(a in (1, b) for a, b in zip(shape[::-1], target[::-1], strict=False))
+
+
+def _spread_weight(path: Path, place: Place, weight: jax.Array) -> jax.Array:
+    """Broadcast a weight over lanes and steps, or over these and the choice's own batch."""
+    shape, spec = trace_shape(place), place.eqn.params["spec"]
+    operands = lane_shapes([var.aval.shape for var in place.eqn.invars], place.eqn.params["lanes"])
+    batch = shape[: len(shape) - len(spec.event_shape(operands[: len(spec.names)]))]
+    lead = shape[: len(place.scans) + len(place.eqn.params["lanes"])]
+    for target in (lead, batch):
+        if _broadcasts(weight.shape, target):
+            return jnp.broadcast_to(weight, target)
+    raise AddressError(
+        f'A weight does not fit the choice at "{show(path)}".',
+        where=f'"{show(path)}" at {place.eqn.params["source"]}',
+        expected=f"a scalar, or an array that broadcasts to {lead} (lanes and steps) or {batch} (and batch)",
+        got=f"shape {weight.shape}",
+        remedy="give one weight for each lane and step",
+    )
 
 
 def total(log_densities: Sequence[Any]) -> Any:
@@ -296,17 +332,11 @@ class Run(Sliced):
     def _given(self, path: Path, sorted_out):
         """Return the value given for a choice; within a subsample, the rows of all n that were drawn."""
         given = self.given.get(path)
-        around = self._around(path) if given is not None else []
-        leaf = given.value if isinstance(given, Masked) else given
-        for indices, n, size in around:
-            if leaf.shape[0] == n != size:
-                if len(around) > 1 or indices.ndim != 1:
-                    raise ControlFlowError(
-                        f'A subsample within lanes, steps or another subsample cannot gather "{show(path)}".',
-                        expected=f"values for the {size} drawn elements",
-                        got=f"values for all {n}",
-                    )
-                return jax.tree.map(lambda x, rows=indices: x[rows], given)
+        for indices, n, size in self._around(path) if given is not None else ():
+            leaf = given.value if isinstance(given, Masked) else given
+            axis = indices.ndim - 1
+            if leaf.shape[axis] == n != size:
+                given = jax.tree.map(functools.partial(_take_rows, indices), given)
         return given
 
     def _sample(self, eqn, operands, path):
@@ -324,6 +354,14 @@ class Run(Sliced):
     def _record(self, path, record):
         other = self.records.get(path)
         self.records[path] = record if other is None else join(other, record)
+
+
+def _take_rows(indices, values):
+    """Take rows along the axis after those of the lanes around a subsample."""
+    take = lambda rows, x: x[rows]
+    for _ in range(indices.ndim - 1):
+        take = jax.vmap(take)
+    return take(indices, values)
 
 
 def _value(given, sampled, partly: bool):
