@@ -152,6 +152,7 @@ class Spec:
         if self.batch_shape([param.shape for param in params]) != shape:
             first = jnp.broadcast_to(first, shape + first.shape[first.ndim - ndim :])
         value = self._numpyro([first, *params[1:]]).sample(key)
+        value = jnp.broadcast_to(value, shape + value.shape[value.ndim - len(self.family.axis_names) :])
         value = value.astype(self.value_dtype([param.dtype for param in params]))
         project = self.family.support.project
         if project is None:
@@ -212,6 +213,10 @@ class Spec:
         import numpyro.distributions as numpyro_distributions  # Imported late: it takes longer than all of JAX.
 
         build = getattr(numpyro_distributions, self.family.numpyro_name)
+        params = [
+            param.astype(jnp.result_type(int)) if jnp.issubdtype(param.dtype, jnp.integer) else param
+            for param in params  # Its samplers take the widest integers only.
+        ]
         return build(**self._named(params), validate_args=False)
 
 

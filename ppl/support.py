@@ -22,11 +22,11 @@ def _no_values(sizes: Mapping[str, Any]) -> tuple[int, int]:
 class Support:
     """The set of values with positive density.
 
-    `contains(value, params)` has the batch shape of the density; `feasible(value, params)` is a point inside, of the
-    value's shape. `everywhere` marks supports whose test is left out. `moving` names the parameters that move it.
-    `values(sizes)` gives the smallest value and the number of values of a finite support, from the sizes of event
-    axes and the integers that are known; `first(known)` the smallest value alone. `project(value, params)` moves
-    samples back that rounding has put outside.
+    `contains(value, params)` has the batch shape of the density; `feasible(value, params)` is a point inside that
+    broadcasts against the value. `everywhere` marks supports whose test is left out. `moving` names the parameters
+    that move it. `values(sizes)` gives the smallest value and the number of values of a finite support, from the sizes
+    of event axes and the integers that are known; `first(known)` the smallest value alone. `project(value, params)`
+    moves samples back that rounding has put outside.
     """
 
     name: str
@@ -126,7 +126,23 @@ def point(event_ndim: int) -> Support:
 
 # --- Integers ----------------------------------------------------------------------------------------------------
 
-boolean = Support("boolean", lambda value, _: (value == 0) | (value == 1), _fill(0), values=lambda _: (0, 2))
+
+def _likelier(largest):
+    """0 or the largest value, whichever is likelier: its log density has a derivative."""
+
+    def feasible(value, params):
+        point = jnp.where(params["probs"] > 0.5, largest(params), 0) if "probs" in params else 0
+        return jnp.asarray(point).astype(value.dtype)
+
+    return feasible
+
+
+boolean = Support(
+    "boolean",
+    lambda value, _: (value == 0) | (value == 1),
+    _likelier(lambda params: 1),
+    values=lambda _: (0, 2),
+)
 count = Support("count", lambda value, _: value >= 0, _fill(0))
 index = Support(
     "index",
@@ -143,7 +159,7 @@ ordered_index = Support(
 count_to_total = Support(
     "count_to_total",
     lambda value, params: (value >= 0) & (value <= params["total_count"]),
-    _fill(0),
+    _likelier(lambda params: params["total_count"]),
     moving=("total_count",),
     values=lambda sizes: (0, sizes["total_count"] + 1),
 )
@@ -158,7 +174,7 @@ integer_interval = Support(
 counts_of_total = Support(
     "counts_of_total",
     lambda value, params: (value >= 0).all(-1) & (value.sum(-1) == params["total_count"]),
-    lambda value, params: jnp.zeros_like(value).at[..., 0].set(params["total_count"]),
+    _fill(0),  # Not a point inside, but one where the density has derivatives even if a probability is 0.
 )
 
 

@@ -104,7 +104,7 @@ levy = constructor(
     "p(x) = sqrt(scale / (2 pi)) exp(-scale / (2 (x - loc))) (x - loc)**(-3 / 2)",
 )
 pareto = constructor(
-    Family("pareto", "Pareto", parameters("scale", "alpha"), support.from_scale),
+    Family("pareto", "Pareto", parameters("scale", "alpha"), support.from_scale, density=densities.pareto),
     "p(x) = alpha scale**alpha x**(-alpha - 1)",
 )
 

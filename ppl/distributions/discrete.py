@@ -59,6 +59,7 @@ discrete_uniform = constructor(
         (Parameter("low", default=0, integer=True), Parameter("high", default=1, integer=True)),
         support.integer_interval,
         discrete=True,
+        density=densities.discrete_uniform,
         enumerable=True,
         variant=enumerable_if_known("low", "high"),
     ),
@@ -86,6 +87,7 @@ beta_binomial = constructor(
         (*parameters("concentration1", "concentration0"), _COUNT),
         support.count_to_total,
         discrete=True,
+        density=densities.beta_binomial,
         enumerable=True,
         variant=enumerable_if_known("total_count"),
     ),
@@ -162,6 +164,7 @@ beta_negative_binomial = constructor(
         parameters("concentration1", "concentration0", "n"),
         support.count,
         discrete=True,
+        density=densities.beta_negative_binomial,
     ),
     "negative_binomial(n, probs) with probs from beta(concentration1, concentration0)",
 )
@@ -189,6 +192,7 @@ dirichlet_multinomial = constructor(
         support.counts_of_total,
         event_ndim=1,
         discrete=True,
+        density=densities.dirichlet_multinomial,
     ),
     "the multinomial with probs from dirichlet(concentration)",
 )

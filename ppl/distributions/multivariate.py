@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ppl import support
+from ppl._errors import PPLError, user_source
 from ppl.distributions.constructor import constructor, parameters
 from ppl.family import Family, Parameter
 
 _SCALE = ("scale_matrix", "rate_matrix", "scale_tril")
 _COVARIANCE = ("covariance_matrix", "precision_matrix", "scale_tril")
+
+
+def _two_or_three(family: Family, given) -> Family:
+    num = np.shape(given["concentration"])[-1:]
+    if num and num[0] not in (2, 3):
+        raise PPLError(
+            "The density of `projected_normal` is known in 2 or 3 dimensions.",
+            where=user_source(),
+            got=f"a concentration of {num[0]} components",
+            remedy="normalise a `multivariate_normal` instead, and keep its own value as the choice",
+        )
+    return family
+
+
+def _at_least_two(family: Family, given) -> Family:
+    if given["dimension"] < 2 or given["sample_method"] not in ("onion", "cvine"):
+        raise PPLError(
+            "`lkj_cholesky` takes a dimension of at least 2, and the method `onion` or `cvine`.",
+            where=user_source(),
+            got=f"dimension={given['dimension']}, sample_method={given['sample_method']!r}",
+            remedy="the correlation matrix of one variable is 1: leave the choice out",
+        )
+    return family
+
 
 # --- Vectors -----------------------------------------------------------------------------------------------------
 
@@ -65,6 +92,7 @@ projected_normal = constructor(
         (Parameter("concentration", 1),),
         support.sphere,
         event_ndim=1,
+        variant=_two_or_three,
     ),
     "x = y / |y|, y normal around concentration with unit covariance; the density is known in 2 and 3 dimensions",
 )
@@ -99,6 +127,7 @@ lkj_cholesky = constructor(
         event_ndim=2,
         axes=("dimension", "dimension"),
         implicit=True,
+        variant=_at_least_two,
     ),
     "the Cholesky factor of a correlation matrix R with p(R) proportional to det(R)**(concentration - 1)",
 )
