@@ -246,6 +246,10 @@ def chi_square(values, frozen) -> float:
 @EACH
 def test_samples_have_the_distribution(case):
     params = case.params[min(1, len(case.params) - 1)]
+    if case.name == "truncated_normal" and params["loc"] == 30 and not jax.config.jax_enable_x64:
+        pytest.xfail(
+            "NumPyro's sampler underflows beyond 13 standard deviations in float32: all samples lie at a bound"
+        )
     wide = {name: jnp.broadcast_to(p, (NUM, *p.shape)) for name, p in as_params(params, float).items()}
     draw = ppl.seed(lambda: case.build(**wide).sample())
     inside = lambda values: case.build(**wide).log_prob(values)
