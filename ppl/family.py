@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -15,11 +15,30 @@ from ppl.support import Support
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One parameter of a family: its name, the number of its event axes, and its default (None: required)."""
+    """One parameter of a family.
+
+    Attributes:
+        name: Its name.
+        event_ndim: Number of its event axes.
+        default: Its default (None: required, unless it is optional or one of the alternatives).
+        axes: Names of its event axes, where they are not all one size `n`; axes of one name have one size.
+        integer: Whether it is an int32. Given as a Python int, it is also known to enumeration.
+        static: Whether it is not an operand but a Python value, such as a length.
+        optional: Whether it may be left out.
+    """
 
     name: str
     event_ndim: int = 0
-    default: float | None = None
+    default: Any = None
+    axes: tuple[str, ...] | None = None
+    integer: bool = False
+    static: bool = False
+    optional: bool = False
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of the event axes."""
+        return ("n",) * self.event_ndim if self.axes is None else self.axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +52,15 @@ class Family:
         support: Where the density is positive.
         event_ndim: Number of event axes of a value.
         discrete: Whether values are int32.
-        enumerable: Whether the support is finite.
+        enumerable: Whether the support is finite and known when a program is traced.
         alternatives: Groups of parameters of which exactly one member is given (`probs` or `logits`).
+        axes: Names of a value's event axes, where they are not all one size `n`.
+        reparameterised: Whether the derivative of the sampler is that of the distribution.
+        implicit: Whether the sampler has implicit derivatives.
+        density: Log density of values and named parameters, where NumPyro's will not do.
+        masses: Probabilities of a finite support along a new leading axis, of named parameters and what is known of
+            them, where not exp of the log density.
+        variant: Maps the family and the given parameters to the family of this very distribution.
     """
 
     name: str
@@ -45,17 +71,29 @@ class Family:
     discrete: bool = False
     enumerable: bool = False
     alternatives: tuple[str, ...] = ()
+    axes: tuple[str, ...] | None = None
+    reparameterised: bool = True
+    implicit: bool = False
+    density: Callable | None = None
+    masses: Callable | None = None
+    variant: Callable | None = None
 
     def __repr__(self) -> str:
         return self.name
 
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of a value's event axes."""
+        return ("n",) * self.event_ndim if self.axes is None else self.axes
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A family with the names of the parameters that are given: the static part of a distribution."""
+    """A family with the names of its operands and the parameters that are known: the static part of a distribution."""
 
     family: Family
     names: tuple[str, ...]
+    known: tuple[tuple[str, Any], ...] = ()
 
     silent: ClassVar[bool] = False
     """Whether choices have no density and no place in a trace (keys)."""
@@ -68,8 +106,20 @@ class Spec:
     @property
     def event_ndims(self) -> tuple[int, ...]:
         """Number of event axes of each operand."""
-        known = {parameter.name: parameter.event_ndim for parameter in self.family.parameters}
-        return tuple(known[name] for name in self.names)
+        return tuple(len(axes) for axes in self._axes())
+
+    def _axes(self) -> list[tuple[str, ...]]:
+        named = {parameter.name: parameter.axis_names for parameter in self.family.parameters}
+        return [named[name] for name in self.names]
+
+    def _sizes(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+        """Name the sizes of all event axes; integers that are known may be sizes, too."""
+        sizes = dict(self.known)
+        for shape, axes in zip(shapes, self._axes(), strict=True):
+            for size, axis in zip(shape[len(shape) - len(axes) :], axes, strict=True):
+                if sizes.setdefault(axis, size) != size:
+                    raise ValueError("event axes differ")
+        return sizes
 
     def batch_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """Broadcast the batch axes of parameters of these shapes."""
@@ -77,15 +127,12 @@ class Spec:
 
     def event_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """Return the shape of one value's event axes."""
-        if not self.family.event_ndim:
-            return ()
-        return next(shape[-1:] for shape, ndim in zip(shapes, self.event_ndims, strict=True) if ndim)
+        sizes = self._sizes(shapes) if self.family.axis_names else {}
+        return tuple(sizes[axis] for axis in self.family.axis_names)
 
     def check_events(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Raise ValueError unless all event axes have one size."""
-        events = zip(shapes, self.event_ndims, strict=True)
-        if len({size for shape, ndim in events for size in shape[len(shape) - ndim :]}) > 1:
-            raise ValueError("event axes differ")
+        """Raise ValueError unless event axes of one name have one size."""
+        self._sizes(shapes)
 
     def value_dtype(self, dtypes: Sequence[Any]) -> np.dtype:
         """Return int32 for discrete values, else the parameters' common dtype."""
@@ -93,7 +140,11 @@ class Spec:
 
     def num_values(self, shapes: Sequence[tuple[int, ...]]) -> int:
         """Return the size of a finite support."""
-        return 2 if self.family.support.name == "boolean" else shapes[0][-1]
+        return self.family.support.values(self._sizes(shapes))[1]
+
+    def first_value(self) -> int:
+        """Return the smallest value of a finite support, which consists of consecutive integers."""
+        return self.family.support.first(dict(self.known))
 
     def sample(self, key: jax.Array, params: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
         """Draw values of batch shape `shape` in one call; parameters broadcast against it."""
@@ -101,7 +152,12 @@ class Spec:
         if self.batch_shape([param.shape for param in params]) != shape:
             first = jnp.broadcast_to(first, shape + first.shape[first.ndim - ndim :])
         value = self.numpyro([first, *params[1:]]).sample(key)
-        return value.astype(self.value_dtype([param.dtype for param in params]))
+        value = jnp.broadcast_to(value, shape + value.shape[value.ndim - len(self.family.axis_names) :])
+        value = value.astype(self.value_dtype([param.dtype for param in params]))
+        project = self.family.support.project
+        if project is None:
+            return value
+        return value + jax.lax.stop_gradient(project(value, self._named(params)) - value)
 
     def log_prob(
         self,
@@ -118,37 +174,67 @@ class Spec:
             mask: Where the choice is made.
             inside: Whether the value is known to lie in the support, which leaves out the test.
         """
-        support = self.family.support
-        named = dict(zip(self.names, params, strict=True))
+        support, named = self.family.support, self._named(params)
         valid = None if inside or support.everywhere else support.contains(value, named)
         if self.family.discrete and jnp.issubdtype(value.dtype, jnp.floating):
             integral = (value == jnp.round(value)) & (jnp.abs(value) < 2.0**31)
-            valid = integral if valid is None else integral & valid
             value = jnp.where(integral, value, 0).astype(np.int32)
+            integral = integral.all(tuple(range(integral.ndim - self.family.event_ndim, integral.ndim)))
+            valid = integral if valid is None else integral & valid
         if valid is None and mask is None:
-            return self.numpyro(params).log_prob(value)
+            return self._density(value, params)
         keep = mask if valid is None else valid if mask is None else valid & mask
         spread = keep.reshape(keep.shape + (1,) * self.family.event_ndim)
         shape = np.broadcast_shapes(spread.shape, value.shape)
         value = jnp.broadcast_to(value, shape)
-        log_prob = self.numpyro(params).log_prob(jnp.where(spread, value, support.feasible(value, named)))
+        log_prob = self._density(jnp.where(spread, value, support.feasible(value, named)), params)
         outside = -jnp.inf if mask is None else jnp.where(mask, -jnp.inf, 0.0)
         return jnp.where(keep, log_prob, outside)
 
     def probabilities(self, params: Sequence[jax.Array]) -> jax.Array:
         """Return the probabilities of a finite support along a new leading axis."""
-        (param,), logits = params, self.names == ("logits",)
-        if self.family.support.name == "boolean":
-            return jnp.stack([jax.nn.sigmoid(-param), jax.nn.sigmoid(param)] if logits else [1 - param, param])
-        return jnp.moveaxis(jax.nn.softmax(param, axis=-1) if logits else param, -1, 0)
+        shapes, named = [param.shape for param in params], self._named(params)
+        if self.family.masses is not None:
+            return self.family.masses(named, dict(self.known))
+        values = self.first_value() + np.arange(self.num_values(shapes), dtype=np.int32)
+        values = jnp.asarray(values.reshape((-1,) + (1,) * len(self.batch_shape(shapes))))
+        return jnp.exp(self.log_prob(values, params, inside=True))
+
+    def _named(self, params: Sequence[jax.Array]) -> dict[str, Any]:
+        """Name all parameters: what is only known, and the operands."""
+        return {**dict(self.known), **dict(zip(self.names, params, strict=True))}
+
+    def _density(self, value: jax.Array, params: Sequence[jax.Array]) -> jax.Array:
+        if self.family.density is not None:
+            return self.family.density(value, self._named(params))
+        return self.numpyro(params).log_prob(value)
 
     def numpyro(self, params: Sequence[jax.Array]):
         """Return NumPyro's distribution with these parameters."""
         import numpyro.distributions as numpyro_distributions  # Imported late: it takes longer than all of JAX.
 
         build = getattr(numpyro_distributions, self.family.numpyro_name)
-        return build(**dict(zip(self.names, params, strict=True)), validate_args=False)
+        params = [
+            param.astype(jnp.result_type(int)) if jnp.issubdtype(param.dtype, jnp.integer) else param
+            for param in params  # Its samplers take the widest integers only.
+        ]
+        return build(**self._named(params), validate_args=False)
 
 
 def _batch(shape: tuple[int, ...], event_ndim: int) -> tuple[int, ...]:
     return tuple(shape[: len(shape) - event_ndim])
+
+
+def given_as_int(value: Any) -> bool:
+    """Tell whether a parameter is an integer that is known when a program is traced."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+
+
+def enumerable_if_known(*names: str) -> Callable[[Family, Mapping[str, Any]], Family]:
+    """Return the variant of families whose support is finite only where these parameters are given as integers."""
+
+    def variant(family: Family, given: Mapping[str, Any]) -> Family:
+        known = all(given_as_int(given[name]) for name in names)
+        return family if known else dataclasses.replace(family, enumerable=False)
+
+    return variant

@@ -12,7 +12,7 @@ class pathwise(Strategy):  # noqa: N801 - strategies read as words at the choice
     """Differentiate the sampler: x = g(noise, parameters), and the tangent of x goes on into the program.
 
     Unbiased where the costs are absolutely continuous in x. One evaluation, usually the lowest variance. Gamma, beta,
-    dirichlet and student_t use the implicit derivative of their samplers (Figurnov et al. 2018).
+    dirichlet, student_t and what is made of them use the implicit derivative of their samplers (Figurnov et al. 2018).
 
     Example:
         >>> import jax, ppl
@@ -24,5 +24,7 @@ class pathwise(Strategy):  # noqa: N801 - strategies read as words at the choice
     mode = "path"
 
     def check(self, family) -> str | None:
-        """Refuse discrete families, whose samplers are constant almost everywhere."""
-        return "a discrete value has no derivative" if family.discrete else None
+        """Refuse discrete families, whose samplers are constant almost everywhere, and rejection samplers."""
+        if family.discrete:
+            return "a discrete value has no derivative"
+        return None if family.reparameterised else "the derivative of its sampler is not that of the distribution"

@@ -254,7 +254,7 @@ class Evaluator:
             weight = weight * probs[values[:, element], ..., element]
         axes_out = tuple(sorted({*axes, here}))
         self.weights[here] = Val(jnp.moveaxis(weight, 0, axes_out.index(here)), axes_out)
-        table = jnp.asarray(values.reshape((states, *shape)), jnp.int32)
+        table = jnp.asarray(values.reshape((states, *shape)) + spec.first_value(), jnp.int32)
         if sorted_out.mask is None:
             return Val(table, (here,))
         return self._masked_table(here, table, sorted_out, axes, axes_out)

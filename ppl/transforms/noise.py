@@ -111,7 +111,7 @@ class TableNoise:
 
     def draw(self, location: Location, view: View):
         """Read a choice; where it is not made, all entries of the table count alike."""
-        value = self.tables[location]
+        value = self.tables[location] + view.spec.first_value()
         if view.mask is not None:
             value = jnp.where(view.spread_mask(False), value, 0)
         log_prob = jnp.broadcast_to(view.log_prob(value), view.shape)

@@ -1,0 +1,263 @@
+"""Log densities of our own, where NumPyro's lose digits in a tail, clip a parameter, or have NaN derivatives.
+
+Each takes a value inside the support and the named parameters. A term that vanishes is cut off from its parameter
+first: 0 * log(0) is 0, and so is its derivative.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import betaln as _single_betaln
+from jax.scipy.special import gammaln, log_ndtr
+
+_EXACT = 60
+"""Largest total count whose binomial coefficients are computed exactly."""
+
+
+def _times_log(weight, x):
+    """Compute weight * log(x), 0 where the weight is 0."""
+    return weight * jnp.log(jnp.where(weight == 0, 1, x))
+
+
+def _times_log1p(weight, x):
+    """Compute weight * log(1 + x), 0 where the weight is 0."""
+    return weight * jnp.log1p(jnp.where(weight == 0, 0, x))
+
+
+def _betaln(a, b):
+    """Compute log B(a, b): JAX's own, made for large arguments, is right to 3e-7 only, which float64 can do better."""
+    if jnp.result_type(a, b) == jnp.float64:
+        return gammaln(a) + gammaln(b) - gammaln(a + b)
+    return _single_betaln(a, b)
+
+
+def _float(value, *params):
+    """Give counts the type of the parameters."""
+    return value.astype(jnp.result_type(float, *params))
+
+
+# --- Coins and counts --------------------------------------------------------------------------------------------
+
+
+def bernoulli(value, params):
+    """Compute log(probs) or log(1 - probs), unclipped."""
+    if "logits" in params:
+        logits = params["logits"]
+        return -jax.nn.softplus(jnp.where(value == 1, -logits, logits))
+    probs = params["probs"]
+    return jnp.where(value == 1, jnp.log(jnp.where(value == 1, probs, 1)), jnp.log1p(-jnp.where(value == 1, 0, probs)))
+
+
+def bernoulli_masses(params, known):
+    """Compute P(0) and P(1)."""
+    if "logits" in params:
+        return jnp.stack([jax.nn.sigmoid(-params["logits"]), jax.nn.sigmoid(params["logits"])])
+    return jnp.stack([1 - params["probs"], params["probs"]])
+
+
+def categorical_masses(params, known):
+    """Compute P(k)."""
+    probs = jax.nn.softmax(params["logits"], axis=-1) if "logits" in params else params["probs"]
+    return jnp.moveaxis(probs, -1, 0)
+
+
+def _log_choose(total, count):
+    return -jnp.log1p(total) - _betaln(total - count + 1, count + 1)
+
+
+def binomial(value, params):
+    """Compute log C(n, k) + k log p + (n - k) log(1 - p)."""
+    weight = params.get("probs", params.get("logits"))
+    count, total = _float(value, weight), _float(jnp.asarray(params["total_count"]), weight)
+    if "logits" in params:
+        success, failure = -count * jax.nn.softplus(-weight), (count - total) * jax.nn.softplus(weight)
+    else:
+        success, failure = _times_log(count, weight), _times_log1p(total - count, -weight)
+    return _log_choose(total, count) + success + failure
+
+
+def binomial_masses(params, known):
+    """Compute all probabilities from powers, so that they are smooth at p = 0 and p = 1."""
+    success, failure = (jnp.asarray(p) for p in bernoulli_masses(params, known)[::-1])
+    total = known["total_count"]
+    counts = np.arange(total + 1).reshape((-1,) + (1,) * success.ndim)
+    if total > _EXACT:
+        choose = jnp.exp(_log_choose(float(total), counts.astype(float)))
+    else:
+        choose = np.vectorize(lambda k: float(math.comb(total, k)))(counts)
+    return jnp.asarray(choose, success.dtype) * _power(success, counts) * _power(failure, total - counts)
+
+
+def _power(x, exponent):
+    """Compute x**exponent for counts, with the derivative 0 at exponent 0."""
+    return jnp.where(exponent == 0, 1, jnp.where(exponent == 0, 1, x) ** jnp.asarray(exponent, x.dtype))
+
+
+def beta_binomial(value, params):
+    """Compute log C(n, k) + log B(k + a, n - k + b) - log B(a, b)."""
+    a, b = params["concentration1"], params["concentration0"]
+    count, total = _float(value, a), _float(jnp.asarray(params["total_count"]), a)
+    return _log_choose(total, count) + _betaln(count + a, total - count + b) - _betaln(a, b)
+
+
+def beta_negative_binomial(value, params):
+    """Compute log C(k + n - 1, k) + log B(a + k, b + n) - log B(a, b)."""
+    a, b, total = params["concentration1"], params["concentration0"], params["n"]
+    count = _float(value, a)
+    choose = -_betaln(total, count + 1) - jnp.log(total + count)
+    return choose + _betaln(a + count, b + total) - _betaln(a, b)
+
+
+def discrete_uniform(value, params):
+    """Compute -log(high - low + 1)."""
+    num = params["high"] - params["low"] + 1
+    return jnp.broadcast_to(-jnp.log(_float(num)), np.broadcast_shapes(value.shape, num.shape))
+
+
+def geometric(value, params):
+    """Compute k log(1 - p) + log p."""
+    if "logits" in params:
+        logits = params["logits"]
+        return -_float(value, logits) * jax.nn.softplus(logits) - jax.nn.softplus(-logits)
+    probs = params["probs"]
+    return _times_log1p(_float(value, probs), -probs) + jnp.log(probs)
+
+
+def _negative_binomial(value, count, log_stop, value_term):
+    return -_betaln(count, value + 1) - jnp.log(count + value) + count * log_stop + value_term
+
+
+def negative_binomial(value, params):
+    """Compute log C(k + n - 1, k) + n log(1 - p) + k log p."""
+    total, weight = params["total_count"], params.get("probs", params.get("logits"))
+    value = _float(value, weight)
+    if "logits" in params:
+        return _negative_binomial(value, total, -jax.nn.softplus(weight), -value * jax.nn.softplus(-weight))
+    return _negative_binomial(value, total, jnp.log1p(-weight), _times_log(value, weight))
+
+
+def gamma_poisson(value, params):
+    """Compute the negative binomial density of the same concentration, with p = 1 / (1 + rate)."""
+    value, concentration, rate = _float(value, params["rate"]), params["concentration"], params["rate"]
+    return _negative_binomial(value, concentration, -jnp.log1p(1 / rate), -_times_log1p(value, rate))
+
+
+def negative_binomial2(value, params):
+    """Compute the negative binomial density of the same concentration, with p = mean / (mean + concentration)."""
+    value, concentration, mean = _float(value, params["mean"]), params["concentration"], params["mean"]
+    safe = jnp.where(value == 0, concentration, mean)  # A mean of 0 allows the value 0 only.
+    return _negative_binomial(
+        value, concentration, -jnp.log1p(mean / concentration), -value * jnp.log1p(concentration / safe)
+    )
+
+
+def zero_inflated_poisson(value, params):
+    """Compute log(gate + (1 - gate) exp(-rate)) at 0, else log(1 - gate) + the density of the Poisson."""
+    gate, rate, zero = params["gate"], params["rate"], value == 0
+    count = _float(jnp.where(zero, 1, value), rate)
+    other = jnp.log1p(-jnp.where(zero, 0, gate)) + count * jnp.log(jnp.where(zero, 1, rate)) - gammaln(count + 1) - rate
+    both = jnp.log(jnp.where(zero, gate + (1 - gate) * jnp.exp(-rate), 1))
+    return jnp.where(zero, both, other)
+
+
+def ordered_logistic(value, params):
+    """Compute log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b)).
+
+    Here a and b are the cutpoints around the value, less the predictor; the first and last are infinite.
+    """
+    cutpoints = params["cutpoints"]
+    predictor = jnp.broadcast_to(params["predictor"], np.broadcast_shapes(value.shape, params["predictor"].shape))
+    num, first, last = cutpoints.shape[-1], value == 0, value == cutpoints.shape[-1]
+    shape = np.broadcast_shapes(predictor.shape, cutpoints.shape[:-1])
+    cutpoints, value = jnp.broadcast_to(cutpoints, (*shape, num)), jnp.broadcast_to(value, shape)
+
+    def cut(at):
+        return jnp.take_along_axis(cutpoints, jnp.clip(at, 0, num - 1)[..., None], axis=-1)[..., 0]
+
+    low, high = cut(value - 1), cut(value)
+    gap = jnp.where(first | last, 1, high - low)
+    below = jnp.where(last, 0, -jax.nn.softplus(predictor - high))
+    above = jnp.where(first, 0, -jax.nn.softplus(low - predictor))
+    return below + above + jnp.where(first | last, 0, jnp.log(-jnp.expm1(-gap)))
+
+
+def multinomial(value, params):
+    """Compute log(n! / prod_k x_k!) + sum_k x_k log p_k."""
+    weight = params.get("probs", params.get("logits"))
+    count, total = _float(value, weight), float(params["total_count"])
+    if "logits" in params:
+        terms = count * jax.nn.log_softmax(weight, axis=-1)
+    else:
+        terms = _times_log(count, weight)
+    return math.lgamma(total + 1) + (terms - gammaln(count + 1)).sum(-1)
+
+
+def dirichlet_multinomial(value, params):
+    """Compute log of n! Gamma(A) / Gamma(n + A) prod_k Gamma(x_k + a_k) / (x_k! Gamma(a_k)), A = sum_k a_k."""
+    concentration, total = params["concentration"], float(params["total_count"])
+    count, whole = _float(value, concentration), concentration.sum(-1)
+    terms = gammaln(count + concentration) - gammaln(concentration) - gammaln(count + 1)
+    return math.lgamma(total + 1) + gammaln(whole) - gammaln(total + whole) + terms.sum(-1)
+
+
+# --- On the line -------------------------------------------------------------------------------------------------
+
+
+def truncated_normal(value, params):
+    """Compute the normal density less log(Phi(b) - Phi(a)), in the tail where Phi is small."""
+    loc, scale = params["loc"], params["scale"]
+    z = (value - loc) / scale
+    low, high = ((params[name] - loc) / scale if name in params else None for name in ("low", "high"))
+    return -(z**2) / 2 - jnp.log(scale) - math.log(2 * math.pi) / 2 - _log_normal_mass(low, high)
+
+
+def _log_ndtr(x):
+    """Compute log Phi(x); below -20 JAX's own keeps nine digits, its series being shorter than this one."""
+    tail = jnp.minimum(x, -20)
+    square = 1 / tail**2
+    series = 0.0
+    for odd in (13, 11, 9, 7, 5, 3, 1):
+        series = -odd * square * (1 + series)
+    asymptotic = -(tail**2) / 2 - jnp.log(-tail) - math.log(2 * math.pi) / 2 + jnp.log1p(series)
+    return jnp.where(x < -20, asymptotic, log_ndtr(jnp.maximum(x, -20)))
+
+
+def _log_normal_mass(low, high):
+    if low is None or high is None:
+        return 0.0 if low is high else _log_ndtr(high) if low is None else _log_ndtr(-low)
+    flip = low > 0
+    low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
+    smaller, larger = _log_ndtr(low), _log_ndtr(high)
+    return larger + jnp.log(-jnp.expm1(smaller - larger))
+
+
+def kumaraswamy(value, params):
+    """Compute log(a b) + (a - 1) log x + (b - 1) log(1 - x**a)."""
+    a, b, log = params["concentration1"], params["concentration0"], jnp.log(value)
+    return jnp.log(a) + jnp.log(b) + (a - 1) * log + (b - 1) * jnp.log(-jnp.expm1(a * log))
+
+
+def relaxed_bernoulli(value, params):
+    """Compute the logistic density of logit(x) and its Jacobian."""
+    temperature = params["temperature"]
+    logits = params["logits"] if "logits" in params else jnp.log(params["probs"]) - jnp.log1p(-params["probs"])
+    log, log_rest = jnp.log(value), jnp.log1p(-value)
+    z = logits - temperature * (log - log_rest)
+    return jnp.log(temperature) + z - 2 * jax.nn.softplus(z) - log - log_rest
+
+
+def delta(value, params):
+    """Return the weight of the point mass."""
+    event_dim = params["event_dim"]
+    shape = np.broadcast_shapes(value.shape[: value.ndim - event_dim], params["log_density"].shape)
+    return jnp.broadcast_to(params["log_density"], shape)
+
+
+def pareto(value, params):
+    """Compute log(alpha / scale) - (alpha + 1) log(x / scale)."""
+    scale, alpha = params["scale"], params["alpha"]
+    return jnp.log(alpha) - jnp.log(scale) - (alpha + 1) * (jnp.log(value) - jnp.log(scale))
