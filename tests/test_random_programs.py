@@ -345,3 +345,45 @@ def test_probabilities_of_known_programs_sum_to_one(tree):
 @hypothesis.given(tree=trees(2, DISCRETE).filter(lambda tree: elements(tree) <= 6))
 def test_probabilities_of_random_programs_sum_to_one(tree):
     np.testing.assert_allclose(total_probability(tree), 1.0, rtol=1e-10)
+
+
+# --- Moves: update there and back, regenerate, project -------------------------------------------------------------
+
+
+def check_moves(node: Node, seed: int) -> None:
+    """Check the laws of moves between two traces of one program."""
+    program = gen(lambda x: run(node, x, "z"))
+    first = next("/".join(path) for path in axes_of(node, "z"))
+
+    @jax.jit
+    def evaluate(key, x):
+        keys = jr.split(key, 4)
+        trace, other = program.simulate(keys[0], x), program.simulate(keys[1], x)
+        there = program.update(keys[2], trace, other.choices)
+        back = program.update(keys[2], there[0], there[2])
+        anew, drawn = program.regenerate(keys[3], trace, "*"), program.regenerate(keys[3], trace, first)
+        parts = [program.project(t, s) for t in (trace, drawn[0]) for s in ("*", first)]
+        return trace, other, there, back, anew, drawn, parts
+
+    trace, other, there, back, anew, drawn, parts = evaluate(jr.key(seed), 0.2)
+    same = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), a.choices, b.choices)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+    same(there[0], other)
+    close(there[1], other.log_density - trace.log_density)
+    same(back[0], trace)
+    close(back[1], -there[1])
+    close(anew[1], 0.0)
+    close(parts[0], trace.log_density)
+    if not any(isinstance(leaf, Masked) for _, leaf in leaves(trace.choices)):
+        close(drawn[1], (parts[2] - parts[3]) - (parts[0] - parts[1]))
+
+
+@pytest.mark.parametrize("tree", KNOWN, ids=repr)
+def test_moves_of_known_nestings(tree):
+    check_moves(tree, 0)
+
+
+@FEW
+@hypothesis.given(tree=trees(2), seed=hs.integers(0, 99))
+def test_moves_of_random_programs(tree, seed):
+    check_moves(tree, seed)
