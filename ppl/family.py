@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -181,9 +182,10 @@ class Spec:
             value = jnp.where(integral, value, 0).astype(np.int32)
             integral = integral.all(tuple(range(integral.ndim - self.family.event_ndim, integral.ndim)))
             valid = integral if valid is None else integral & valid
-        if valid is None and mask is None:
+        conditions = [condition for condition in (valid, mask) if condition is not None]
+        if not conditions:
             return self._density(value, params)
-        keep = mask if valid is None else valid if mask is None else valid & mask
+        keep = functools.reduce(jnp.logical_and, conditions)
         spread = keep.reshape(keep.shape + (1,) * self.family.event_ndim)
         shape = np.broadcast_shapes(spread.shape, value.shape)
         value = jnp.broadcast_to(value, shape)

@@ -11,7 +11,7 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl._errors import ControlFlowError
-from ppl.jaxprs import Body, Literal, Scan, Var
+from ppl.jaxprs import Body, Literal, Scan
 
 
 def refuse(eqn) -> ControlFlowError:
@@ -76,7 +76,7 @@ class Interpreter:
     # The walk.
     def run(self, body: Body, args: Sequence) -> list:
         """Evaluate a body on values."""
-        env: dict[Var, Any] = dict(zip(body.constvars, body.consts, strict=True))
+        env: dict[Any, Any] = dict(zip(body.constvars, body.consts, strict=True))
         env.update(zip(body.invars, args, strict=True))
         read = lambda var: var.val if isinstance(var, Literal) else env[var]
         for index, eqn in enumerate(body.eqns):

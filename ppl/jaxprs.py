@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src.interpreters import ad as _private_ad  # primitive_linearizations has no public name.
+from jax.core import Tracer
 from jax.extend import core
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching
@@ -193,8 +194,8 @@ class Split:
 
     def join(self, traced: Sequence) -> Any:
         """Put traced leaves back into the pytree."""
-        traced, static = iter(traced), iter(self.static)
-        leaves = [next(traced) if is_traced else next(static) for is_traced in self.mask]
+        given, static = iter(traced), iter(self.static)
+        leaves = [next(given) if is_traced else next(static) for is_traced in self.mask]
         return jax.tree.unflatten(self.treedef, leaves)
 
 
@@ -296,7 +297,7 @@ def _is_key(aval) -> bool:
 
 
 def _is_frozen(value) -> bool:
-    return isinstance(value, core.Literal) or not isinstance(value, jax.core.Tracer)
+    return isinstance(value, core.Literal) or not isinstance(value, Tracer)
 
 
 def refuse_captured_keys(body: Body, name: str, frozen_args: Sequence[bool] = ()) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
@@ -148,7 +149,7 @@ def view_of(eqn, operands: Sequence) -> View:
 def _choice_abstract(*avals, spec, lanes, masked, **_):
     sorted_out = _shape_view(spec, lanes, masked, avals)
     dtype = spec.value_dtype([aval.dtype for aval in avals[: len(spec.names)]])
-    return [jax.core.ShapedArray(sorted_out[0] + sorted_out[1] + sorted_out[2], dtype)]
+    return [ShapedArray(sorted_out[0] + sorted_out[1] + sorted_out[2], dtype)]
 
 
 def _shape_view(spec, lanes, masked, avals):
@@ -220,7 +221,7 @@ def _density_abstract(value, *avals, spec, lanes, masked, **_):
     inner = [Lane(lane.size, lane.mapped[1:], lane.depth) for lane in lanes]
     sizes, batch_shape, _ = _shape_view(spec, inner, masked, avals)
     dtype = _density_dtype(*(aval.dtype for aval in (value, *avals[: len(spec.names)])))
-    return jax.core.ShapedArray(sizes + batch_shape, dtype)
+    return ShapedArray(sizes + batch_shape, dtype)
 
 
 density_p.def_impl(lambda *args, **params: _density(*args, **params))

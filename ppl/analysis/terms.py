@@ -35,6 +35,11 @@ class Terms:
     out_raw: list[bool] = dataclasses.field(default_factory=list)
     out_surrogate: list[bool] = dataclasses.field(default_factory=list)
 
+    def need_raw(self, var) -> None:
+        """Need a variable as it is."""
+        if self.raw is not None:
+            self.raw.add(var)
+
     def needs_raw(self, var) -> bool:
         """Tell whether a variable is needed as it is."""
         return self.raw is None or var in self.raw
@@ -69,14 +74,14 @@ def _want(terms: Terms, flow: Flow, var, raw: bool, surrogate: bool) -> None:
     if isinstance(var, jaxprs.Literal):
         return
     if raw or (surrogate and not flow.of(var)):
-        terms.raw.add(var)
+        terms.need_raw(var)
     if surrogate and flow.of(var):
         terms.surrogate.add(var)
 
 
 def _charge(terms: Terms, var) -> None:
     terms.charged.add(var)
-    terms.raw.add(var)
+    terms.need_raw(var)
 
 
 def _equation(terms: Terms, flow: Flow, index: int, eqn) -> None:

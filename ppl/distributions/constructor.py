@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ppl._errors import PPLError, boundary, user_source
 from ppl.choice import Choice
@@ -103,7 +103,7 @@ def _operand(family: Family, parameter: Parameter, value):
 
 def _integer(family: Family, name: str, value):
     """Check that a parameter holds integers; concrete floats may."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         whole = jnp.issubdtype(value.dtype, jnp.integer)
     else:
         whole = _is_whole(value)
@@ -144,7 +144,7 @@ def _static(family: Family, parameter: Parameter, value):
 
 
 def _is_scalar(value) -> bool:
-    return not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0
+    return not isinstance(value, Tracer) and np.ndim(value) == 0
 
 
 def _check_given(family: Family, given: dict) -> None:

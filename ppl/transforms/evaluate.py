@@ -183,7 +183,7 @@ class Evaluator:
         spec, strategy, masked = params["spec"], params["strategy"], params["masked"]
         lanes = params["lanes"]
         if self.active is not None:
-            vals, lanes = self._masked_by_active(vals, lanes, masked)
+            vals, lanes = self._masked_by(self.active, vals, lanes, masked)
             masked = True
         mode = strategy.mode if strategy is not None else "none"
         if mode == "path":
@@ -206,13 +206,13 @@ class Evaluator:
             self.scores[here] = Val(log_prob.sum(tuple(range(len(axes), log_prob.ndim))), axes)
         return Val(value, axes)
 
-    def _masked_by_active(self, vals, lanes, masked):
+    def _masked_by(self, active: Val, vals, lanes, masked):
         """Give a choice in a branch that may not be taken a mask, or narrow the one that it has."""
         if masked:
-            raw, axes = under(lambda mask, active: mask & active, [vals[-1], self.active])
+            raw, axes = under(lambda mask, active: mask & active, [vals[-1], active])
             return [*vals[:-1], Val(raw, axes)], lanes
         lanes = tuple(dataclasses.replace(lane, mapped=(*lane.mapped, False)) for lane in lanes)
-        return [*vals, self.active], lanes
+        return [*vals, active], lanes
 
     def _guard_support(self, here, eqn, operands):
         names, params = eqn.params["spec"].names, eqn.params
@@ -297,13 +297,14 @@ class Evaluator:
 
     def _cond(self, here, eqn, flow: Flow, terms: Terms, index, vals) -> list[Val]:
         branches = jaxprs.read_branches(eqn)
-        inner = [(flow.inner[index, n], terms.inner[index, n]) for n in range(len(branches))]
+        flows = [flow.inner[index, n] for n in range(len(branches))]
+        needs = [terms.inner[index, n] for n in range(len(branches))]
         enumerates = any(self.plan.modes[site] == "enumerate" for site in self.plan.modes if is_inside(site, here))
         if enumerates or union(vals) or self.active is not None:
-            return self._cond_in_line(here, branches, inner, vals)
-        return self._switch(here, branches, inner, vals)
+            return self._cond_in_line(here, branches, flows, needs, vals)
+        return self._switch(here, branches, flows, needs, vals)
 
-    def _switch(self, here, branches, inner, vals) -> list[Val]:
+    def _switch(self, here, branches, flows, needs, vals) -> list[Val]:
         """Evaluate only the branch that is taken; scores of choices in the others are 0."""
         index, *operands = [val.raw for val in vals]
         sites = [site for site, mode in self.plan.modes.items() if mode == "score" and is_inside(site, here)]
@@ -311,7 +312,7 @@ class Evaluator:
         def branch(number):
             def run(*raws):
                 child = self.child((*here, number), self.noise.branch(), dict(self.scores), dict(self.weights))
-                outs = child.run(branches[number], *inner[number], [Val(raw) for raw in raws])
+                outs = child.run(branches[number], flows[number], needs[number], [Val(raw) for raw in raws])
                 scores = [child.scores[site].raw if site in child.scores else 0.0 for site in sites]
                 scores = [jnp.asarray(score, jnp.result_type(float)) for score in scores]  # One dtype in all branches.
                 child.noise.skip(here, number, len(branches))
@@ -324,7 +325,7 @@ class Evaluator:
         self.noise.absorb(extra, "call")
         return [Val(raw) for raw in raws]
 
-    def _cond_in_line(self, here, branches, inner, vals) -> list[Val]:
+    def _cond_in_line(self, here, branches, flows, needs, vals) -> list[Val]:
         """Evaluate every branch, its choices masked, and select: for enumerated predicates and choices."""
         index, *operands = vals
         results = []
@@ -334,7 +335,7 @@ class Evaluator:
                 active = Val(*under(jnp.logical_and, [active, self.active]))
             guarded = [Val(*under(guard_branch, [active, operand])) for operand in operands]
             child = self.child((*here, number), active=active)
-            results.append(child.run(body, *inner[number], guarded))
+            results.append(child.run(body, flows[number], needs[number], guarded))
         select = lambda i, *cases: lax.select_n(jnp.broadcast_to(i, jnp.shape(cases[0])), *cases)
         return [Val(*under(select, [index, *cases])) for cases in zip(*results, strict=True)]
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ppl._errors import AddressError, SupportError, closest, did_you_mean
 from ppl.choicemap import Masked, Path, show
@@ -126,7 +127,7 @@ def _cast(place: Place, value: jax.Array) -> jax.Array:
 def _check_integral(path: Path, place: Place, value: Any) -> None:
     """Refuse concrete floats that are not integral; the density is -inf at traced ones."""
     family = place.eqn.params["spec"].family
-    if not family.discrete or isinstance(value, jax.core.Tracer):
+    if not family.discrete or isinstance(value, Tracer):
         return
     values = np.asarray(value)
     wrong = values[values != np.round(values)] if values.dtype.kind == "f" else np.zeros(0)

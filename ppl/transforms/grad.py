@@ -224,7 +224,9 @@ def jvp(function: Callable) -> Callable[..., tuple[Any, Any]]:
     expected = expect(function)
 
     @boundary
-    def differentiated(key: jax.Array = None, primals: Sequence = (), tangents: Sequence = ()) -> tuple[Any, Any]:
+    def differentiated(
+        key: jax.Array | None = None, primals: Sequence = (), tangents: Sequence = ()
+    ) -> tuple[Any, Any]:
         check_key(key, f"jvp({name_of(function)})")
         if not (isinstance(primals, tuple) and isinstance(tangents, tuple) and len(primals) == len(tangents)):
             raise PPLError(

@@ -207,7 +207,7 @@ class Sliced(Interpreter):
 class Run(Sliced):
     """Read given choices, sample the others, and add up log densities."""
 
-    def __init__(self, places, given, mode: Mode, weights, track: bool, location=(), prefix=(), subsamples=None):
+    def __init__(self, places, given, mode: str, weights, track: bool, location=(), prefix=(), subsamples=None):
         super().__init__(places, location, prefix)
         self.given, self.mode, self.weights, self.track = given, mode, weights, track
         self.subsamples: dict[Path, tuple[Any, int, int]] = {} if subsamples is None else subsamples
@@ -247,8 +247,8 @@ class Run(Sliced):
 
     def _out_of_scan(self, path, record):
         move = functools.partial(jnp.moveaxis, source=0, destination=self.outer(self.inside()[path]))
-        moved = jax.tree.map(move, (record.value, record.mask, record.log_prob))
-        return Record(*moved, record.lead + 1, record.cover)
+        value, mask, log_prob = jax.tree.map(move, (record.value, record.mask, record.log_prob))
+        return Record(value, mask, log_prob, record.lead + 1, record.cover)
 
     def pad_branches(self, shapes, branch, extras):
         """Let every branch hand out the choices of all, and sums of one dtype."""
@@ -298,7 +298,7 @@ class Run(Sliced):
             inside=given is None and not params["masked"],
             label=show(path),
         )
-        known = spread(given.mask, log_prob.ndim) if partly else None
+        known = spread(given.mask, log_prob.ndim) if partly and isinstance(given, Masked) else None
         self._add(path, log_prob, given is not None, known, len(lanes))
         mask = None
         if params["masked"]:
@@ -331,11 +331,11 @@ class Run(Sliced):
 
     def _given(self, path: Path, sorted_out):
         """Return the value given for a choice; within a subsample, the rows of all n that were drawn."""
-        given = self.given.get(path)
+        given: Any = self.given.get(path)
         for indices, n, size in self._around(path) if given is not None else ():
             leaf = given.value if isinstance(given, Masked) else given
             axis = indices.ndim - 1
-            if leaf.shape[axis] == n != size:
+            if jnp.shape(leaf)[axis] == n != size:
                 given = jax.tree.map(functools.partial(_take_rows, indices), given)
         return given
 
