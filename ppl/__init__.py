@@ -96,3 +96,4 @@ from ppl.transforms import seed as seed
 from ppl.transforms import simulate as simulate
 from ppl.transforms import value_and_grad as value_and_grad
 from ppl.transforms import with_grad as with_grad
+from ppl.value_checks import checks as checks

@@ -16,6 +16,7 @@ from ppl.family import Spec
 from ppl.primitives import bind_choice, bind_density
 from ppl.specs import Whole, foreign, score_spec
 from ppl.strategies.protocol import Strategy, as_strategy
+from ppl.value_checks import checked
 
 
 def as_path(address: Any) -> tuple[str, ...]:
@@ -82,6 +83,7 @@ class Choice:
         self.strategy = as_strategy(strategy) or default
         self.used = False
         self._check()
+        self.params = checked(spec, self.params, self.source)
         note_pending(self)
 
     def __repr__(self) -> str:
@@ -109,6 +111,14 @@ class Choice:
                 got=listed,
                 remedy="reshape the parameters, or make several choices with `jax.vmap`",
             ) from None
+        if self.spec.family.enumerable and self.spec.num_values(shapes) < 1:
+            raise PPLError(
+                f"`{self.spec.family}` has no value to choose from.",
+                where=self.source,
+                expected="at least one category",
+                got=listed,
+                remedy="give its event axis a size of at least 1",
+            )
         reason = self.strategy.check(self.spec.family) if self.strategy is not None else None
         if reason:
             raise StrategyError(

@@ -8,6 +8,7 @@ gains a *mask*, which says in which lanes it is made.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,6 +146,16 @@ def view_of(eqn, operands: Sequence) -> View:
     return view(eqn.params["spec"], eqn.params["lanes"], eqn.params["masked"], operands)
 
 
+@functools.partial(jax.jit, static_argnames=("spec", "lanes", "masked"), inline=True)
+def _draw_once(key, *operands, spec, lanes, masked):
+    return view(spec, lanes, masked, operands).draw(key)
+
+
+def draw(spec: Spec, lanes: Sequence[Lane], masked: bool, key: jax.Array, operands: Sequence) -> jax.Array:
+    """Draw a choice; choices of one kind are traced, and differentiated, once."""
+    return _draw_once(key, *operands, spec=spec, lanes=tuple(lanes), masked=masked)
+
+
 @choice_p.def_abstract_eval
 def _choice_abstract(*avals, spec, lanes, masked, **_):
     sorted_out = _shape_view(spec, lanes, masked, avals)
@@ -224,11 +235,21 @@ def _density_abstract(value, *avals, spec, lanes, masked, **_):
     return ShapedArray(sizes + batch_shape, dtype)
 
 
-density_p.def_impl(lambda *args, **params: _density(*args, **params))
+_density_once = jax.jit(_density, static_argnames=("spec", "lanes", "masked", "inside"), inline=True)
+
+
+def evaluate_density(eqn, operands: Sequence) -> jax.Array:
+    """Evaluate a density's equation; densities of one kind are traced, and differentiated, once."""
+    params = eqn.params
+    static = {name: params[name] for name in ("spec", "lanes", "masked", "inside")}
+    return _density_once(*operands, **static)
+
+
+density_p.def_impl(lambda *args, label, **params: _density_once(*args, **params))
 mlir.register_lowering(density_p, mlir.lower_fun(_density, multiple_results=False))
 
 
-def _density_jvp(primals, tangents, **params):
+def _density_jvp(primals, tangents, *, label, **params):
     """Differentiate with respect to the operands that have a tangent only."""
     active = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
 
@@ -236,7 +257,7 @@ def _density_jvp(primals, tangents, **params):
         args = list(primals)
         for i, value in zip(active, varied, strict=True):
             args[i] = value
-        return _density(*args, **params)
+        return _density_once(*args, **params)
 
     return jax.jvp(function, tuple(primals[i] for i in active), tuple(tangents[i] for i in active))
 

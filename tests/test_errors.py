@@ -776,6 +776,20 @@ def captured_key_in_a_generative_call():
     gen(lambda: inner() @ "a").log_density({"a": {"z": 0.0}})
 
 
+# --- Values ------------------------------------------------------------------------------------------------------
+
+
+@bad(SupportError, "complex", "imaginary part")
+def complex_value_under_a_real_choice():
+    real = gen(lambda: normal(0.0, 1.0) @ "z")  # <-
+    real.log_density({"z": 1.0 + 2.0j})
+
+
+@bad(PPLError, "no value to choose from", "at least one category")
+def categorical_without_categories():
+    gen(lambda: categorical(jnp.zeros(0)) @ "k").simulate(KEY)  # <-
+
+
 # --- The battery -------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
-from ppl.primitives import Lane, call_p, choice_p, view
+from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
 from ppl.transforms.axes import Axes, Val, axes_of, expand, raws_of, under, union
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import label_of
@@ -114,7 +114,7 @@ class Evaluator:
         """Evaluate an ordinary equation: as it is, and on surrogates where it adds terms up."""
         outs = [Val(None)] * len(eqn.outvars)
         if any(terms.needs_raw(var) for var in eqn.outvars):
-            raws, axes = under(lambda *raws: jaxprs.bind(eqn, raws), vals)
+            raws, axes = under(lambda *raws: self._bind(eqn, raws), vals)
             outs = [Val(raw, axes) for raw in raws]
             outs = [
                 self._charged(val, flow.deps[var]) if var in terms.charged else val
@@ -124,6 +124,10 @@ class Evaluator:
             sums = jaxprs.bind(eqn, [val.raw if val.surrogate is None else val.surrogate for val in vals])
             outs = [Val(val.raw, val.axes, total) for val, total in zip(outs, sums, strict=True)]
         return outs
+
+    @staticmethod
+    def _bind(eqn, raws) -> list:
+        return [evaluate_density(eqn, raws)] if eqn.primitive is density_p else jaxprs.bind(eqn, raws)
 
     # Terms.
     def _charged(self, val: Val, deps) -> Val:
@@ -187,7 +191,7 @@ class Evaluator:
             masked = True
         mode = strategy.mode if strategy is not None else "none"
         if mode == "path":
-            raw, axes = under(lambda *ops: view(spec, lanes, masked, ops).draw(self.noise.key_at(here)), vals)
+            raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.key_at(here), ops), vals)
             return Val(raw, axes)
         axes = union(vals)
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)

@@ -50,7 +50,6 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
     require_function(function, "expect")
 
     @keyed(function)
-    @boundary
     def expected(*args: Any) -> Any:
         check_key(args[0] if args else None, f"expect({name_of(function)})")
         key, args = args[0], args[1:]

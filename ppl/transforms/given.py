@@ -71,6 +71,7 @@ def _check_value(name: str, path: Path, places: Mapping[Path, Place], leaf: Any)
             got=f"shape {value.shape}",
             remedy="axes of scan and vmap lead, outer ones first; then the choice's own shape",
         )
+    _check_real(path, place, value)
     _check_integral(path, place, leaf.value if isinstance(leaf, Masked) else leaf)
     value = _cast(place, value)
     return Masked(value, _check_mask(name, path, place, value, leaf.mask)) if isinstance(leaf, Masked) else value
@@ -122,6 +123,19 @@ def _cast(place: Place, value: jax.Array) -> jax.Array:
     if not place.eqn.params["spec"].family.discrete:
         return value if floating else value.astype(place.eqn.outvars[0].aval.dtype)
     return value if floating else value.astype(np.int32)
+
+
+def _check_real(path: Path, place: Place, value: jax.Array) -> None:
+    """Refuse complex values under a real choice: a cast would drop their imaginary part."""
+    dtype = place.eqn.outvars[0].aval.dtype
+    if jnp.issubdtype(value.dtype, jnp.complexfloating) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise SupportError(
+            f'A complex value is given at "{show(path)}".',
+            where=f'"{show(path)}" at {place.eqn.params["source"]}',
+            expected=f"{dtype} values, for {place.eqn.params['spec'].family}",
+            got=f"{value.dtype}",
+            remedy="give real and imaginary part to choices of their own",
+        )
 
 
 def _check_integral(path: Path, place: Place, value: Any) -> None:

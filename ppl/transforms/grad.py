@@ -127,7 +127,6 @@ def value_and_grad(
     expected = expect(function, has_aux)
 
     @keyed(function)
-    @boundary
     def differentiated(*args: Any):
         check_key(args[0] if args else None, f"value_and_grad({name_of(function)})")
         key = args[0]
@@ -165,7 +164,6 @@ def grad(function: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool =
     both = value_and_grad(function, argnums, has_aux)
 
     @keyed(function)
-    @boundary
     def differentiated(*args: Any):
         result, gradient = both(*args)
         return (gradient, result[1]) if has_aux else gradient
@@ -193,7 +191,6 @@ def hessian(function: Callable, argnums: int = 0) -> Callable[..., Any]:
     expected = expect(function)
 
     @keyed(function)
-    @boundary
     def differentiated(*args: Any) -> Any:
         check_key(args[0] if args else None, f"hessian({name_of(function)})")
         selected = select(function, args[1:], argnums)

@@ -12,7 +12,7 @@ from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
-from ppl.primitives import call_p, view_of
+from ppl.primitives import call_p, draw
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import check_key, keyed, label_of, name_of, require_function, stage_program
 
@@ -43,7 +43,6 @@ def seed(function: Callable) -> Callable[..., Any]:
     require_function(function, "seed")
 
     @keyed(function)
-    @boundary
     def seeded(*args: Any) -> Any:
         check_key(args[0] if args else None, f"seed({name_of(function)})")
         key, args = args[0], args[1:]
@@ -75,7 +74,7 @@ class _Seed(Interpreter):
         if strategy is None or strategy.mode != "path":
             values = forbid_tangents(values, lambda place=self.places[self.here]: dropped_gradient(place))
         key = jax.random.fold_in(self.key, self.digests[self.here])
-        return [view_of(eqn, values).draw(key)]
+        return [draw(eqn.params["spec"], eqn.params["lanes"], eqn.params["masked"], key, values)]
 
 
 def dropped_gradient(place: Place) -> StrategyError:
