@@ -162,6 +162,16 @@ def read_call(eqn) -> Body:
     return body_of(eqn.params["jaxpr"])
 
 
+def read_function(eqn) -> Body | None:
+    """Read the body of a checkpoint, or of a function with a derivative of its own; else return None."""
+    if eqn.primitive is remat_p:
+        return read_call(eqn)
+    if eqn.primitive.name not in ("custom_jvp_call", "custom_vjp_call"):
+        return None
+    fits = [body for body in inner_bodies(eqn) if len(body.invars) == len(eqn.invars)]
+    return next((body for body in fits if len(body.outvars) == len(eqn.outvars)), None)
+
+
 def read_body(eqn, number: int) -> Body:
     """Read the body with this number of any equation that is looked into."""
     if eqn.primitive is scan_p:

@@ -1,31 +1,38 @@
-"""Which random choices each value of a program depends on: the first half of credit assignment.
+"""Which random choices each value depends on, and where their lanes lie: the first half of credit assignment.
 
 A *site* is a choice whose strategy needs to know its costs: its score is charged to them ("score"), or they are summed
-over its values ("enumerate"). For every variable of a staged program the flow records the sites that it depends on.
-Inside the body of a scan a dependency is on *this* step's choice (its location) or on *past* steps' (`Past`);
-the carry turns the first into the second, to a fixpoint. Unknown operations depend on all of their operands: always
-right, at worst noisier.
+over its values ("enumerate"). For every variable of a staged program the flow records the sites that it depends on,
+each with the position of its lanes (`ppl.analysis.positions`). Inside the body of a scan a dependency is on *this*
+step's choice (its location), on *past* steps' (`Past`), or on the lanes of an outer choice that a scanned input hands
+to this step (`Slice`); the carry turns the first into the second, to a fixpoint. Unknown operations depend on all lanes
+of all of their operands: always right, at worst noisier.
 
 A variable is *whole* if it may be charged as one cost term: it is the result of a nonlinear operation, or of a linear
-one all of whose terms depend on the very same sites. Other results of linear operations are sums of separate terms.
+one all of whose terms depend on the very same lanes of the same sites. Other results of linear operations are sums of
+separate terms.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ppl import jaxprs
-from ppl.primitives import call_p, choice_p
+from ppl.analysis.positions import FROM, SAME, UPTO, Position, combined, join, resolution, shifted, through
+from ppl.analysis.rules import axis_maps
+from ppl.primitives import call_p, choice_p, lane_shapes
 
 Location = tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True, order=True)  # JAX sorts the keys of dicts.
+@dataclasses.dataclass(frozen=True)
 class Past:
     """A dependency on the choices that a site made in earlier steps of one of the scans around it.
+
+    Its axes are those of the site inside that scan: steps of scans further in, then lanes and batch.
 
     Attributes:
         location: The site.
@@ -36,8 +43,105 @@ class Past:
     scan: Location
 
 
-Deps = frozenset  # of Location | Past
-NONE: Deps = frozenset()
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A dependency of a scan's step on those lanes of an outer choice that a scanned input hands to it.
+
+    Attributes:
+        outer: What the input depends on outside of the scan; this has the same axes but one.
+        axis: That axis, which runs along the steps.
+        kind: Whether on the lanes at this step, up to it, or from it on.
+        scan: The scan.
+    """
+
+    outer: Any
+    axis: int
+    kind: str
+    scan: Location
+
+
+Key = Location | Past | Slice
+Deps = Mapping[Key, Position]
+NONE: Deps = {}
+
+
+def root(key: Key) -> Location | Past:
+    """Return what a dependency is on, before any scan sliced it."""
+    while isinstance(key, Slice):
+        key = key.outer
+    return key
+
+
+def location_of(key: Key) -> Location:
+    """Return the site that a dependency is on."""
+    found = root(key)
+    return found.location if isinstance(found, Past) else found
+
+
+def in_order(keys) -> list:
+    """Sort dependencies: a fixed order of evaluation."""
+    return sorted(keys, key=lambda key: (location_of(key), repr(key)))
+
+
+def is_inside(key: Key, here: Location) -> bool:
+    """Tell whether a dependency is on a choice inside the equation at `here`."""
+    return location_of(key)[: len(here)] == here
+
+
+def union(*dependencies: Deps) -> Deps:
+    """Depend on everything that any of these depends on."""
+    found: dict[Key, Position] = {}
+    for deps in dependencies:
+        for key, position in deps.items():
+            found[key] = join(found[key], position) if key in found else position
+    return _disjoint(found)
+
+
+def _disjoint(deps: dict[Key, Position]) -> Deps:
+    """Widen dependencies that overlap into one, lest a score count twice: on some lanes of a site, and on all."""
+    while (pair := _overlap(deps)) is not None:
+        for key, position in _merged([(key, deps.pop(key)) for key in pair]):
+            deps[key] = join(deps[key], position) if key in deps else position
+    return deps
+
+
+def _overlap(deps) -> tuple[Key, Key] | None:
+    """Find two dependencies on lanes of one site of which one is a slice."""
+    first_of: dict[Any, Key] = {}
+    for key in sorted(deps, key=lambda key: isinstance(key, Slice)) if any_slice(deps) else ():
+        if isinstance(key, Slice) and root(key) in first_of:
+            return first_of[root(key)], key
+        first_of[root(key)] = key
+    return None
+
+
+def any_slice(deps: Deps) -> bool:
+    """Tell whether a dependency is on a slice."""
+    return any(isinstance(key, Slice) for key in deps)
+
+
+def _merged(pair: list) -> list[tuple[Key, Position]]:
+    (first, _), (second, _) = pair
+    depths = _depth(first), _depth(second)
+    if depths[0] == depths[1] and (first.outer, first.axis, first.scan) == (second.outer, second.axis, second.scan):
+        kind = combined(first.kind, second.kind)
+        if kind is not None:
+            return [(dataclasses.replace(first, kind=kind), position) for _, position in pair]
+    return [lifted(*item) if depth == max(depths) else item for item, depth in zip(pair, depths, strict=True)]
+
+
+def _depth(key: Key) -> int:
+    return 1 + _depth(key.outer) if isinstance(key, Slice) else 0
+
+
+def lifted(key: Slice, position: Position) -> tuple[Key, Position]:
+    """Restate a slice as a dependency on the whole axis."""
+    return key.outer, (*position[: key.axis], None, *position[key.axis :])
+
+
+def mixed(deps: Deps) -> Deps:
+    """Depend on all lanes."""
+    return {key: (None,) * len(position) for key, position in deps.items()}
 
 
 @dataclasses.dataclass
@@ -45,7 +149,7 @@ class Flow:
     """Dependencies in one body.
 
     Attributes:
-        deps: Sites that each variable depends on.
+        deps: What each variable depends on.
         whole: Variables that may be charged as one term.
         outs: Dependencies of the results.
         whole_outs: Whether each result is whole.
@@ -71,29 +175,51 @@ class Flow:
         return True if isinstance(var, jaxprs.Literal) else self.whole[var]
 
 
-def location_of(key) -> Location:
-    """Return the site that a dependency is on."""
-    return key.location if isinstance(key, Past) else key
+# --- Into and out of scans ---------------------------------------------------------------------------------------
 
 
-def in_order(deps: Deps) -> list:
-    """Sort dependencies: a fixed order of evaluation."""
-    return sorted(deps, key=lambda key: (location_of(key), isinstance(key, Past)))
-
-
-def is_inside(key, here: Location) -> bool:
-    """Tell whether a dependency is on a choice inside the equation at `here`."""
-    return location_of(key)[: len(here)] == here
-
-
-def to_past(deps: Deps, here: Location) -> Deps:
+def to_past(deps: Deps, here: Location, reverse: bool) -> Deps:
     """Carry dependencies over to the next step of the scan at `here`."""
-    return frozenset(Past(key, here) if not isinstance(key, Past) and is_inside(key, here) else key for key in deps)
+    return union(*(dict([_to_past(key, position, here, reverse)]) for key, position in deps.items()))
 
 
-def to_outside(deps: Deps, here: Location) -> Deps:
-    """Restate dependencies outside the scan at `here`: on all of its steps."""
-    return frozenset(key.location if isinstance(key, Past) and key.scan[: len(here)] == here else key for key in deps)
+def _to_past(key: Key, position: Position, here: Location, reverse: bool) -> tuple[Key, Position]:
+    if isinstance(key, Slice):
+        if key.scan != here:
+            return key, position
+        kind = combined(key.kind, FROM if reverse else UPTO)
+        return lifted(key, position) if kind is None else (dataclasses.replace(key, kind=kind), position)
+    return (Past(key, here), position) if not isinstance(key, Past) and is_inside(key, here) else (key, position)
+
+
+def to_slices(deps: Deps, here: Location) -> Deps:
+    """Restate the dependencies of a scanned input within one step of the scan at `here`."""
+    return union(*(dict([_to_slice(key, position, here)]) for key, position in deps.items()))
+
+
+def _to_slice(key: Key, position: Position, here: Location) -> tuple[Key, Position]:
+    along = [(axis, relation[1]) for axis, relation in enumerate(position) if relation and relation[0] == 0]
+    if not along:
+        return key, shifted(position, -1)
+    ((axis, kind),) = along
+    return Slice(key, axis, kind, here), shifted((*position[:axis], *position[axis + 1 :]), -1)
+
+
+def to_outside(deps: Deps, here: Location, reverse: bool, stacked: bool) -> Deps:
+    """Restate dependencies of a result of the scan at `here` outside of it; `stacked` results have an axis of steps."""
+    return union(*(dict([_to_outside(key, pos, here, reverse, stacked)]) for key, pos in deps.items()))
+
+
+def _to_outside(key: Key, position: Position, here: Location, reverse: bool, stacked: bool) -> tuple[Key, Position]:
+    position = shifted(position, int(stacked))
+    along = lambda kind: (0, kind) if stacked else None
+    if isinstance(key, Slice):
+        if key.scan != here:
+            return key, position
+        return key.outer, (*position[: key.axis], along(key.kind), *position[key.axis :])
+    if isinstance(key, Past):
+        return (key.location, (along(FROM if reverse else UPTO), *position)) if key.scan == here else (key, position)
+    return (key, (along(SAME), *position)) if is_inside(key, here) else (key, position)
 
 
 class Dependence:
@@ -130,26 +256,42 @@ class Dependence:
 
     def _equation(self, flow, index, eqn, here, context):
         args = [flow.of(var) for var in eqn.invars]
-        holds = jaxprs.holds_choice(eqn)
         if eqn.primitive is choice_p:
-            return self._choice(flow, eqn, here, NONE.union(context, *args))
-        if eqn.primitive in (jaxprs.jit_p, call_p) and (holds or any(args)):
+            return self._choice(flow, eqn, here, args, context)
+        holds = jaxprs.holds_choice(eqn)
+        if not holds and not any(args):
+            return [NONE] * len(eqn.outvars), [True] * len(eqn.outvars)
+        if eqn.primitive in (jaxprs.jit_p, call_p):
             return self._call(flow, index, eqn, here, args, context)
-        if not holds:
-            deps = NONE.union(*args)
-            return [deps] * len(eqn.outvars), [_is_whole(flow, eqn, args, deps)] * len(eqn.outvars)
-        if eqn.primitive is jaxprs.remat_p:
-            return self._call(flow, index, eqn, here, args, context, opaque=True)
         if eqn.primitive is jaxprs.scan_p:
-            return self._scan(flow, index, eqn, here, args, context)
-        return self._cond(flow, index, eqn, here, args, context)
+            return self._scan(flow, index, eqn, here, args, context, holds)
+        if holds and eqn.primitive is jaxprs.remat_p:
+            return self._call(flow, index, eqn, here, args, context, opaque=True)
+        if holds:
+            return self._cond(flow, index, eqn, here, args, context)
+        return self._plain(flow, index, eqn, here, args, context)
 
-    def _choice(self, flow, eqn, here, params):
+    def _choice(self, flow, eqn, here, args, context):
+        """A choice depends on what its parameters do, lane by lane, and on itself."""
+        maps = axis_maps(eqn)
+        moved = [_through(deps, axes) for deps, axes in zip(args, maps, strict=True)]
+        params = union(mixed(context), *moved)
         deps = params
         if here in self.modes:
             flow.sites[here] = params
-            deps = params | {here}
+            shape = site_shape(eqn)
+            deps = {**params, here: tuple((i, SAME) if size > 1 else None for i, size in enumerate(shape))}
         return [deps] * len(eqn.outvars), [True] * len(eqn.outvars)
+
+    def _plain(self, flow, index, eqn, here, args, context):
+        """Follow axes through an equation that makes no choice and is evaluated as it stands."""
+        inner = jaxprs.read_function(eqn)
+        if inner is not None:
+            return self.flow(inner, args, (*here, 0), context).outs, [True] * len(eqn.outvars)
+        if eqn.primitive is jaxprs.cond_p:
+            return self._cond(Flow(), index, eqn, here, args, context)
+        deps = union(*(_through(deps, axes) for deps, axes in zip(args, axis_maps(eqn), strict=True)))
+        return [deps] * len(eqn.outvars), [_is_whole(flow, eqn, args, deps)] * len(eqn.outvars)
 
     def _call(self, flow, index, eqn, here, args, context, opaque=False):
         whole = None if opaque else [flow.is_whole(var) for var in eqn.invars]
@@ -158,32 +300,48 @@ class Dependence:
         flow.sites.update(inner.sites)
         return inner.outs, [True] * len(inner.outs) if opaque else inner.whole_outs
 
-    def _scan(self, flow, index, eqn, here, args, context):
+    def _scan(self, flow, index, eqn, here, args, context, holds):
         view = jaxprs.read_scan(eqn)
         consts, carry, xs = view.split(args)
+        xs = [to_slices(deps, here) for deps in xs]
         wholes = [True] * len(consts) + [False] * len(carry) + [True] * len(xs)
         while True:
             inner = self.flow(view.body, [*consts, *carry, *xs], (*here, 0), context, wholes)
             outs, _ = view.split_out(inner.outs)
-            grown = [old | to_past(new, here) for old, new in zip(carry, outs, strict=True)]
+            grown = [union(old, to_past(new, here, view.reverse)) for old, new in zip(carry, outs, strict=True)]
             if grown == carry:
                 break
             carry = grown
-        flow.inner[index, 0], flow.carry[index] = inner, carry
-        flow.sites.update({site: to_outside(deps, here) for site, deps in inner.sites.items()})
         final, ys = view.split_out(inner.outs)
-        final = [start | end for start, end in zip(carry, final, strict=True)]
-        return [to_outside(deps, here) for deps in (*final, *ys)], [False] * len(inner.outs)
+        final = [to_outside(union(*both), here, view.reverse, False) for both in zip(carry, final, strict=True)]
+        ys = [to_outside(deps, here, view.reverse, True) for deps in ys]
+        if not holds and all(one or not deps for one, deps in zip(inner.whole_outs, inner.outs, strict=True)):
+            return [*final, *ys], [True] * len(inner.outs)  # Nothing is added up inside: it is evaluated as it stands.
+        flow.inner[index, 0], flow.carry[index] = inner, carry
+        for site, deps in inner.sites.items():
+            flow.sites[site] = to_outside(deps, here, view.reverse, True)
+        return [*final, *ys], [False] * len(inner.outs)
 
     def _cond(self, flow, index, eqn, here, args, context):
         predicate, *operands = args
-        outs = [predicate] * len(eqn.outvars)
+        outs = [mixed(predicate)] * len(eqn.outvars)
         for number, branch in enumerate(jaxprs.read_branches(eqn)):
-            inner = self.flow(branch, operands, (*here, number), context | predicate)
+            inner = self.flow(branch, operands, (*here, number), union(context, mixed(predicate)))
             flow.inner[index, number] = inner
             flow.sites.update(inner.sites)
-            outs = [old | new for old, new in zip(outs, inner.outs, strict=True)]
+            outs = [union(old, new) for old, new in zip(outs, inner.outs, strict=True)]
         return outs, [True] * len(outs)
+
+
+def _through(deps: Deps, axes) -> Deps:
+    return {key: through(position, axes) for key, position in deps.items()} if deps else deps
+
+
+def site_shape(eqn) -> tuple[int, ...]:
+    """Return the shape of a choice's density: lanes, then batch; for one step."""
+    spec, lanes = eqn.params["spec"], eqn.params["lanes"]
+    shapes = lane_shapes([var.aval.shape for var in eqn.invars], lanes)[: len(spec.names)]
+    return tuple(lane.size for lane in lanes) + tuple(spec.batch_shape(shapes))
 
 
 # --- Linear operations -------------------------------------------------------------------------------------------
@@ -191,7 +349,7 @@ class Dependence:
 _SUMS = {"add", "sub", "add_any", "concatenate", "stack"}
 _UNARY = {
     *("neg", "reduce_sum", "broadcast_in_dim", "reshape", "squeeze", "transpose", "copy", "copy_p", "rev", "slice"),
-    *("expand_dims", "cumsum", "real"),
+    *("expand_dims", "cumsum", "real", "split"),
 }
 _BILINEAR = {"mul", "dot_general"}
 
@@ -206,7 +364,7 @@ def linear_operands(eqn, args: Sequence[Deps]) -> tuple[int, ...] | None:
         return (0,)
     if name in _BILINEAR and len(random) == 1:
         return random
-    if name in ("div", "dynamic_slice") and random == (0,):
+    if name in ("div", "dynamic_slice", "gather") and random == (0,):
         return random
     if name == "select_n" and 0 not in random:
         return random
@@ -232,4 +390,9 @@ def _is_whole(flow: Flow, eqn, args: Sequence[Deps], deps: Deps) -> bool:
     start = 1 if eqn.primitive.name == "select_n" else 0
     if addends and len(linear) < len(args) - start:
         return False  # A term without randomness must not be charged: it would only add noise.
-    return all(args[i] == deps and flow.is_whole(eqn.invars[i]) for i in linear)
+    return all(_resolution(args[i]) == _resolution(deps) and flow.is_whole(eqn.invars[i]) for i in linear)
+
+
+def _resolution(deps: Deps) -> dict[Key, int]:
+    """Say of each dependency how finely its lanes are kept apart."""
+    return {key: resolution(position) for key, position in deps.items()}

@@ -5,13 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 
 from ppl import jaxprs
 from ppl._errors import StrategyError
-from ppl.analysis.dependence import NONE, Dependence, Flow, Location, Past, is_inside
+from ppl.analysis.dependence import (
+    NONE,
+    Dependence,
+    Deps,
+    Flow,
+    Key,
+    Location,
+    Past,
+    Slice,
+    is_inside,
+    location_of,
+    root,
+    site_shape,
+)
+from ppl.analysis.positions import SAME
 from ppl.analysis.terms import Terms, find_terms
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import lane_shapes
@@ -30,6 +43,9 @@ class Plan:
         modes: Mode of each site.
         flow: Dependencies.
         terms: Cost terms.
+        needed: Dependencies whose scores or weights are used, with the body in which they are.
+        joint: For each enumerated site, the axes over whose elements it is summed jointly; its other axes are summed
+            lane by lane.
     """
 
     body: jaxprs.Body
@@ -37,10 +53,40 @@ class Plan:
     modes: Mapping[Location, str]
     flow: Flow
     terms: Terms
+    needed: frozenset[tuple[Location, Key]]
+    joint: Mapping[Location, tuple[int, ...]]
 
-    def enumerated(self, deps) -> tuple[Location, ...]:
+    def enumerated(self, deps: Deps) -> tuple[Location, ...]:
         """Return the enumerated sites among dependencies, in order: the axes that a value carries."""
-        return tuple(sorted(key for key in deps if not isinstance(key, Past) and self.modes[key] == "enumerate"))
+        sites = {root(key) for key in deps if not isinstance(root(key), Past)}
+        return tuple(sorted(site for site in sites if self.modes[site] == "enumerate"))
+
+    def shape_of(self, key: Key, body: Location) -> tuple[int, ...]:
+        """Return the sizes of a dependency's axes, seen from a body: steps of scans further in, lanes, batch."""
+        if isinstance(key, Slice):
+            shape = self.shape_of(key.outer, key.scan[:-1])
+            return shape[: key.axis] + shape[key.axis + 1 :]
+        place = self.places[location_of(key)]
+        around = key.scan if isinstance(key, Past) else body
+        steps = [length for where, length in place.scans if len(where) > len(around) and is_within(where, around)]
+        return (*steps, *site_shape(place.eqn))
+
+    def slices_at(self, scan: Location) -> list[Slice]:
+        """List the slices that a scan hands to its steps."""
+        return [key for _, key in self.needed if isinstance(key, Slice) and key.scan == scan]
+
+    def past_at(self, scan: Location) -> list[Past]:
+        """List the sites of a scan whose earlier steps are charged to terms of later ones."""
+        return [key for _, key in self.needed if isinstance(key, Past) and key.scan == scan]
+
+    def is_needed_outside(self, site: Location, scan: Location) -> bool:
+        """Tell whether a site inside a scan is charged to a term outside of it."""
+        return any(key == site and not is_within(body, scan) for body, key in self.needed)
+
+
+def is_within(location: Location, around: Location) -> bool:
+    """Tell whether a location lies in (or is) another."""
+    return location[: len(around)] == around
 
 
 def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence[bool]) -> Plan:
@@ -52,15 +98,72 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     }
     flow = Dependence(modes).flow(body, [NONE] * len(body.invars))
     terms = find_terms(body, flow, list(aux), [not is_aux for is_aux in aux])
-    return Plan(body, places, modes, flow, terms)
+    charges = list(_charges(terms, flow, ())) + [
+        ((), deps) for deps, is_aux in zip(flow.outs, aux, strict=True) if is_aux
+    ]
+    needed = {item for body, deps in charges for key in deps for item in _chain(key, body)}
+    joint = {
+        site: _joint_axes(site, place, [deps for _, deps in charges])
+        for site, place in places.items()
+        if modes.get(site) == "enumerate"
+    }
+    return Plan(body, places, modes, flow, terms, frozenset(needed), joint)
 
 
-def num_states(place: Place) -> int:
-    """Return the number of joint values of one choice: over all of its lanes and batch elements, for one step."""
+def _charges(terms: Terms, flow: Flow, body: Location) -> Iterator[tuple[Location, Deps]]:
+    """List the dependencies of every term, with the body in which it is."""
+    for var in terms.charged:
+        yield body, flow.deps[var]
+    for (index, number), inner in terms.inner.items():
+        yield from _charges(inner, flow.inner[index, number], (*body, index, number))
+
+
+def _chain(key: Key, body: Location) -> Iterator[tuple[Location, Key]]:
+    """List a dependency and all from which it is made, each with the body in which it is."""
+    yield body, key
+    if isinstance(key, Slice):
+        yield from _chain(key.outer, key.scan[:-1])
+    elif isinstance(key, Past):
+        yield (*key.scan, 0), key.location
+
+
+def _joint_axes(site: Location, place: Place, charges: Sequence[Deps]) -> tuple[int, ...]:
+    """Return the axes of an enumerated site along which some term mixes lanes."""
+    shape = site_shape(place.eqn)
+    found = set()
+    for deps in charges:
+        for key, position in deps.items():
+            if location_of(key) == site:
+                relations = lane_relations(key, position, len(shape))
+                found |= {
+                    i
+                    for i, (size, relation) in enumerate(zip(shape, relations, strict=True))
+                    if size > 1 and relation != SAME
+                }
+    return tuple(sorted(found))
+
+
+def lane_relations(key: Key, position, ndim: int) -> list[str | None]:
+    """Say of each lane and batch axis of a site how a value follows it."""
+    kinds = [None if relation is None else relation[1] for relation in position]
+    while isinstance(key, Slice):
+        kinds = [*kinds[: key.axis], key.kind, *kinds[key.axis :]]
+        key = key.outer
+    return kinds[len(kinds) - ndim :]
+
+
+def num_values(place: Place) -> int:
+    """Return the number of values of one element of a choice."""
     spec, lanes = place.eqn.params["spec"], place.eqn.params["lanes"]
     shapes = lane_shapes([var.aval.shape for var in place.eqn.invars], lanes)[: len(spec.names)]
-    elements = math.prod([lane.size for lane in lanes]) * math.prod(spec.batch_shape(shapes))
-    return spec.num_values(shapes) ** elements
+    return spec.num_values(shapes)
+
+
+def num_states(plan: Plan, site: Location) -> int:
+    """Return the number of joint values over which an enumerated choice is summed, for one step."""
+    place = plan.places[site]
+    shape = site_shape(place.eqn)
+    return num_values(place) ** math.prod(shape[axis] for axis in plan.joint[site])
 
 
 def escapes(plan: Plan) -> list[tuple[Location, Location]]:
@@ -84,12 +187,12 @@ def _escapes(plan: Plan, body, flow: Flow, terms: Terms, location: Location) -> 
 
 def _escaping(plan: Plan, here: Location, carry, flow: Flow, terms: Terms) -> Location | None:
     num_carry = len(carry)
-    keys: set[Any] = set()
+    keys: set[Key] = set()
     for deps, out, raw in zip(carry, flow.outs[:num_carry], terms.out_raw[:num_carry], strict=True):
-        keys |= (deps | out) if raw else NONE
+        keys |= {*deps, *out} if raw else set()
     for deps, raw in zip(flow.outs[num_carry:], terms.out_raw[num_carry:], strict=True):
-        keys |= deps if raw else NONE
-    sites = {key.location if isinstance(key, Past) else key for key in keys if is_inside(key, here)}
+        keys |= set(deps) if raw else set()
+    sites = {location_of(key) for key in keys if is_inside(key, here)}
     return min((site for site in sites if plan.modes[site] == "enumerate"), default=None)
 
 
@@ -134,7 +237,7 @@ def refuse_enumeration(plan: Plan, scan: Location, site: Location, max_states: i
         f"The enumerated choice {place.eqn.params['label']!r} reaches later steps of its scan.",
         where=f"{place.eqn.params['label']!r} at {place.eqn.params['source']}",
         expected=f"at most {max_states} histories, or a choice whose costs are added up within its step",
-        got=f"{num_states(place)} values in each of {lengths[scan]} steps",
+        got=f"{num_states(plan, site)} values in each of {lengths[scan]} steps",
         remedy="use `reinforce()` for this choice, or shorten the scan",
     )
 
@@ -145,5 +248,5 @@ def histories(plan: Plan, scan: Location) -> float:
     for location, place in plan.places.items():
         if plan.modes.get(location) == "enumerate" and is_inside(location, scan):
             inner = [length for where, length in place.scans if where[: len(scan)] == scan]
-            log_total += math.log(num_states(place)) * math.prod(inner)
+            log_total += math.log(num_states(plan, location)) * math.prod(inner)
     return math.exp(min(log_total, 700.0))

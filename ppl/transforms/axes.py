@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from ppl.analysis.positions import FROM, SAME, Position
 
 Axes = tuple[tuple[int, ...], ...]
 """Locations of enumerated choices, sorted: the leading axes of a value, outermost first."""
@@ -56,11 +59,37 @@ def expand(val: Val, axes: Axes, sizes: dict) -> Any:
     return jnp.broadcast_to(spread, tuple(sizes[axis] for axis in axes) + own)
 
 
-def axes_of(vals: dict) -> dict:
-    """Return the axes of several values by key."""
-    return {key: val.axes for key, val in vals.items()}
+def aligned(array, position: Position, ndim: int):
+    """Sum what is given for every lane of a choice into what broadcasts against a value with so many axes.
+
+    Args:
+        array: Numbers over the axes of the choice.
+        position: Where these axes lie in the value: they are kept, accumulated, or summed.
+        ndim: Number of axes of the value.
+    """
+    for axis in reversed(range(len(position))):
+        relation = position[axis]
+        if relation is None:
+            array = array.sum(axis)
+        elif relation[1] != SAME:
+            array = lax.cumsum(array, axis, reverse=relation[1] == FROM)
+    targets = [relation[0] for relation in position if relation is not None]
+    order = sorted(range(len(targets)), key=targets.__getitem__)
+    array = jnp.transpose(array, order)
+    return jnp.expand_dims(array, [axis for axis in range(ndim) if axis not in targets])
 
 
-def raws_of(vals: dict) -> dict:
-    """Return several values as they are, by key."""
-    return {key: val.raw for key, val in vals.items()}
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Values by dependency, taken apart into arrays that JAX can hand on, and what they are."""
+
+    vals: Mapping[Any, Val]
+
+    @property
+    def raws(self) -> list:
+        """The arrays."""
+        return [val.raw for val in self.vals.values()]
+
+    def restore(self, raws: Sequence) -> dict[Any, Val]:
+        """Return the same values with other arrays."""
+        return {key: Val(raw, val.axes) for (key, val), raw in zip(self.vals.items(), raws, strict=True)}

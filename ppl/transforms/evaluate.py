@@ -18,14 +18,14 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl._errors import StrategyError, UnsoundGradientError
-from ppl.analysis.dependence import Flow, Location, in_order, is_inside, location_of
-from ppl.analysis.plan import MAX_STATES, Plan, num_states
+from ppl.analysis.dependence import Deps, Flow, Location, in_order, is_inside, location_of
+from ppl.analysis.plan import MAX_STATES, Plan, num_states, num_values
 from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
-from ppl.transforms.axes import Axes, Val, axes_of, expand, raws_of, under, union
+from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under, union
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
@@ -130,27 +130,35 @@ class Evaluator:
         return [evaluate_density(eqn, raws)] if eqn.primitive is density_p else jaxprs.bind(eqn, raws)
 
     # Terms.
-    def _charged(self, val: Val, deps) -> Val:
-        """Charge a term with the scores it depends on, and sum it over its enumerated choices."""
+    def _charged(self, val: Val, deps: Deps) -> Val:
+        """Charge a term, lane by lane, with the scores it depends on, and sum it over its enumerated choices."""
         modes = self.plan.modes
-        scores = [self.scores[key] for key in in_order(deps) if modes[location_of(key)] == "score"]
+        keys = [key for key in in_order(deps) if modes[location_of(key)] == "score"]
         term = val
-        if scores:
-            raw, axes = under(lambda term, *scores: term * magic(functools.reduce(jnp.add, scores)), [val, *scores])
-            term = Val(raw, axes)
-        total = self._averaged(term) if term.axes else term.raw
+        if keys:
+
+            def charge(term, *scores):
+                spread = [aligned(s, deps[key], term.ndim) for key, s in zip(keys, scores, strict=True)]
+                return term * magic(functools.reduce(jnp.add, spread))
+
+            term = Val(*under(charge, [val, *(self.scores[key] for key in keys)]))
+        total = self._averaged(term, deps) if term.axes else term.raw
         return Val(val.raw, val.axes, total.astype(jnp.result_type(val.raw)))
 
-    def _averaged(self, term: Val):
+    def _averaged(self, term: Val, deps: Deps):
         """Sum a term over the joint values of its enumerated choices, with their probabilities."""
-        axes = set(term.axes)
-        while not (closed := {a for axis in axes for a in self.weights[axis].axes}) <= axes:
-            axes |= closed
+        keys = [key for key in in_order(deps) if key in self.weights]
+        axes = tuple(sorted({*term.axes, *(axis for key in keys for axis in self.weights[key].axes)}))
         self._check_states(axes)
-        weights = [self.weights[axis] for axis in sorted(axes)]
-        weight, all_axes = under(lambda *factors: functools.reduce(jnp.multiply, factors), weights)
-        spread = expand(term, tuple(sorted(axes)), self.sizes)
-        weight = weight.reshape(weight.shape + (1,) * (spread.ndim - weight.ndim))
+        spread = expand(term, axes, self.sizes)
+        ndim = spread.ndim - len(axes)
+
+        def multiply(*factors):
+            return functools.reduce(
+                jnp.multiply, [aligned(w, deps[key], ndim) for key, w in zip(keys, factors, strict=True)]
+            )
+
+        weight, _ = under(multiply, [self.weights[key] for key in keys])
         finite = jnp.where((weight == 0) & ~jnp.isfinite(spread), 0, spread)  # 0 * inf is 0: it cannot happen.
         return (weight * finite).sum(tuple(range(len(axes))))
 
@@ -167,7 +175,7 @@ class Evaluator:
                 remedy="use `reinforce()` for some of them, or write the cost as a sum of smaller terms",
             )
 
-    def auxiliary(self, val: Val):
+    def auxiliary(self, val: Val, deps: Deps):
         """Return an auxiliary result: its mean over enumerated choices, where it depends on some."""
         if not val.axes:
             return val.raw
@@ -179,7 +187,7 @@ class Evaluator:
                 got=str(jnp.result_type(val.raw)),
                 remedy="convert it to float (its mean is returned), or use another strategy for the choice",
             )
-        return self._averaged(val)
+        return self._averaged(val, deps)
 
     # Choices.
     def _choice(self, here: Location, eqn, vals) -> Val:
@@ -206,8 +214,7 @@ class Evaluator:
         value = lax.stop_gradient(self.noise.draw(here, sorted_out))
         if mode == "score":
             log_prob = sorted_out.log_prob(value, inside=sorted_out.mask is None)
-            log_prob = jnp.broadcast_to(log_prob, sorted_out.shape)
-            self.scores[here] = Val(log_prob.sum(tuple(range(len(axes), log_prob.ndim))), axes)
+            self.scores[here] = Val(jnp.broadcast_to(log_prob, sorted_out.shape), axes)
         return Val(value, axes)
 
     def _masked_by(self, active: Val, vals, lanes, masked):
@@ -238,30 +245,39 @@ class Evaluator:
         ]
 
     def _enumerate(self, here: Location, sorted_out, axes: Axes) -> Val:
-        """Let a choice take all of its joint values at once, along a new leading axis."""
-        place = self.plan.places[here]
-        states = num_states(place)
+        """Let a choice take all of its values at once, along a new leading axis; lanes that no term mixes in step."""
+        place, joint, states = self.plan.places[here], self.plan.joint[here], num_states(self.plan, here)
         if states > MAX_STATES:
             raise StrategyError(
                 f"The choice {label_of(place)!r} has too many joint values to be enumerated: {states:.3g}.",
                 where=f"{label_of(place)!r} at {place.eqn.params['source']}",
-                expected=f"at most {MAX_STATES}, over all lanes and batch elements",
-                remedy="use `reinforce()` for this choice",
+                expected=f"at most {MAX_STATES}, over all lanes and batch elements that one cost mixes",
+                remedy="use `reinforce()` for this choice, or write the cost as a sum over its elements",
             )
-        shape = sorted_out.shape[len(axes) :]
-        spec, elements = sorted_out.spec, int(np.prod(shape, dtype=int))
-        values = joint_values(spec.num_values([p.shape for p in sorted_out.params]), elements)
+        lead, shape = sorted_out.shape[: len(axes)], sorted_out.shape[len(axes) :]
+        together = tuple(shape[axis] for axis in joint)
+        values = joint_values(num_values(place), int(np.prod(together, dtype=int)))
         self.sizes[here] = states
-        probs = self._probabilities(sorted_out).reshape((-1, *sorted_out.shape[: len(axes)], elements))
-        weight = jnp.ones((states, *sorted_out.shape[: len(axes)]), probs.dtype)
-        for element in range(elements):
-            weight = weight * probs[values[:, element], ..., element]
         axes_out = tuple(sorted({*axes, here}))
+        weight = self._joint_weight(self._probabilities(sorted_out), values, [1 + len(axes) + axis for axis in joint])
+        weight = weight.reshape((states, *lead, *(1 if i in joint else size for i, size in enumerate(shape))))
         self.weights[here] = Val(jnp.moveaxis(weight, 0, axes_out.index(here)), axes_out)
-        table = jnp.asarray(values.reshape((states, *shape)) + spec.first_value(), jnp.int32)
+        own = tuple(size if i in joint else 1 for i, size in enumerate(shape))
+        table = jnp.asarray(values.reshape((states, *own)) + sorted_out.spec.first_value(), jnp.int32)
+        table = jnp.broadcast_to(table, (states, *shape))
         if sorted_out.mask is None:
             return Val(table, (here,))
         return self._masked_table(here, table, sorted_out, axes, axes_out)
+
+    @staticmethod
+    def _joint_weight(probs, values, joint: Sequence[int]):
+        """Return the probability of joint values, in front; axes that are not joint stay."""
+        if not joint:
+            return probs
+        probs = jnp.moveaxis(probs, joint, range(probs.ndim - len(joint), probs.ndim))
+        probs = probs.reshape((*probs.shape[: probs.ndim - len(joint)], -1))
+        factors = (probs[values[:, element], ..., element] for element in range(values.shape[1]))
+        return functools.reduce(jnp.multiply, factors)
 
     def _probabilities(self, sorted_out):
         """Return the probability of each value, with a leading axis of values; uniform where the choice is not made."""
@@ -289,13 +305,13 @@ class Evaluator:
             outs = child.run(jaxprs.read_call(eqn), flow, terms, args)
             scores = {key: val for key, val in child.scores.items() if key not in self.scores}
             weights = {key: val for key, val in child.weights.items() if key not in self.weights}
-            layout.append(([val.axes for val in outs], axes_of(scores), axes_of(weights)))
-            return [val.raw for val in outs], raws_of(scores), raws_of(weights), child.noise.leave()
+            layout.append(([val.axes for val in outs], Table(scores), Table(weights)))
+            return [val.raw for val in outs], Table(scores).raws, Table(weights).raws, child.noise.leave()
 
         raws, scores, weights, extra = jaxprs.checkpointed(eqn, body)(*[val.raw for val in vals])
-        out_axes, score_axes, weight_axes = layout[-1]
-        self.scores.update({key: Val(raw, score_axes[key]) for key, raw in scores.items()})
-        self.weights.update({key: Val(raw, weight_axes[key]) for key, raw in weights.items()})
+        out_axes, score_table, weight_table = layout[-1]
+        self.scores.update(score_table.restore(scores))
+        self.weights.update(weight_table.restore(weights))
         self.noise.absorb(extra, "call")
         return [Val(raw, axes) for raw, axes in zip(raws, out_axes, strict=True)]
 
@@ -317,8 +333,12 @@ class Evaluator:
             def run(*raws):
                 child = self.child((*here, number), self.noise.branch(), dict(self.scores), dict(self.weights))
                 outs = child.run(branches[number], flows[number], needs[number], [Val(raw) for raw in raws])
-                scores = [child.scores[site].raw if site in child.scores else 0.0 for site in sites]
-                scores = [jnp.asarray(score, jnp.result_type(float)) for score in scores]  # One dtype in all branches.
+                shapes = [self.plan.shape_of(site, self.location) for site in sites]
+                scores = [
+                    child.scores[site].raw if site in child.scores else jnp.zeros(shape)
+                    for site, shape in zip(sites, shapes, strict=True)
+                ]
+                scores = [score.astype(jnp.result_type(float)) for score in scores]  # One dtype in all branches.
                 child.noise.skip(here, number, len(branches))
                 return [val.raw for val in outs], scores, child.noise.leave()
 

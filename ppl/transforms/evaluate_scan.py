@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from ppl import jaxprs
-from ppl.analysis.dependence import Flow, Location, Past, is_inside
-from ppl.analysis.plan import Plan
+from ppl.analysis.dependence import Flow, Location, Past, Slice, in_order
+from ppl.analysis.positions import FROM, SAME
 from ppl.analysis.terms import Terms
-from ppl.transforms.axes import Axes, Val, axes_of, expand, raws_of
+from ppl.transforms.axes import Axes, Table, Val, expand
 from ppl.transforms.evaluate import Evaluator
 
 
@@ -27,8 +27,16 @@ class ScanEvaluator:
     def __init__(self, outer: Evaluator, here: Location, eqn, flow: Flow, terms: Terms, index: int):
         self.outer, self.here, self.view = outer, here, jaxprs.read_scan(eqn)
         self.flow, self.terms = flow.inner[index, 0], terms.inner[index, 0]
-        self.carry_axes = [outer.plan.enumerated(deps) for deps in flow.carry[index]]
-        self.past = sorted(past_scores(self.terms, self.flow, outer.plan, here), key=lambda key: key.location)
+        plan = outer.plan
+        self.carry_axes = [plan.enumerated(deps) for deps in flow.carry[index]]
+        self.past = [key for key in in_order(plan.past_at(here)) if plan.modes[key.location] == "score"]
+        slices = in_order(set(plan.slices_at(here)))
+        self.score_slices = Table(
+            {key: _sliced(outer.scores, key, self.view.length) for key in slices if key.outer in outer.scores}
+        )
+        self.weight_slices = Table(
+            {key: _sliced(outer.weights, key, self.view.length) for key in slices if key.outer in outer.weights}
+        )
         self.layout: list[Any] = []
 
     def evaluate(self, vals: Sequence[Val]) -> list[Val]:
@@ -37,15 +45,15 @@ class ScanEvaluator:
         consts, init, xs = view.split(vals)
         first = self._first(init)
         leading = [jnp.moveaxis(jnp.asarray(x.raw), len(x.axes), 0) if x.raw is not None else None for x in xs]
-        noise = outer.noise.scan_inputs(self.here, view.length)
+        extra = (outer.noise.scan_inputs(self.here, view.length), self.score_slices.raws, self.weight_slices.raws)
         step = functools.partial(self._step, consts, [x.axes for x in xs])
         final, (ys, scores, extra) = lax.scan(
-            step, first, (leading, noise), view.length, reverse=view.reverse, unroll=view.unroll
+            step, first, (leading, extra), view.length, reverse=view.reverse, unroll=view.unroll
         )
-        y_axes, score_axes = self.layout[-1]
+        y_axes, emitted = self.layout[-1]
         outer.noise.absorb(extra, "scan")
-        for key, score in scores.items():
-            outer.scores[key] = Val(score.sum(0), score_axes[key])
+        for site, score in emitted.restore(scores).items():
+            outer.scores[site] = Val(jnp.moveaxis(score.raw, 0, len(score.axes)), score.axes)
         return [*self._final(final), *self._stacked(ys, y_axes)]
 
     def _first(self, init):
@@ -58,20 +66,24 @@ class ScanEvaluator:
             (val.surrogate if val.surrogate is not None else val.raw) if wanted else None
             for val, wanted in zip(init, self.terms.out_surrogate[:num_carry], strict=True)
         ]
-        dtype = jnp.result_type(float)
-        past = {key: jnp.zeros([sizes[axis] for axis in self._past_axes(key)], dtype) for key in self.past}
+        past = [jnp.zeros(self._past_shape(key), jnp.result_type(float)) for key in self.past]
         return raws, surrogates, past
+
+    def _past_shape(self, key: Past) -> list[int]:
+        plan, sizes = self.outer.plan, self.outer.sizes
+        return [*(sizes[axis] for axis in self._past_axes(key)), *plan.shape_of(key, (*self.here, 0))]
 
     def _past_axes(self, key: Past) -> Axes:
         return self.outer.plan.enumerated(self.flow.sites[key.location])
 
     def _step(self, consts, x_axes, carry, inputs):
         raws, surrogates, past = carry
-        slices, noise_extra = inputs
+        slices, (noise_extra, score_slices, weight_slices) = inputs
         outer, num_carry, sizes = self.outer, self.view.num_carry, self.outer.sizes
-        scores = dict(outer.scores)
-        scores.update({key: Val(total, self._past_axes(key)) for key, total in past.items()})
-        child = outer.child((*self.here, 0), outer.noise.enter(noise_extra), scores, dict(outer.weights))
+        scores = {**outer.scores, **self.score_slices.restore(score_slices)}
+        scores.update({key: Val(sums, self._past_axes(key)) for key, sums in zip(self.past, past, strict=True)})
+        weights = {**outer.weights, **self.weight_slices.restore(weight_slices)}
+        child = outer.child((*self.here, 0), outer.noise.enter(noise_extra), scores, weights)
         args = [Val(const.raw, const.axes) for const in consts]
         args += [Val(r, a, s) for r, a, s in zip(raws, self.carry_axes, surrogates, strict=True)]
         args += [Val(x, axes) for x, axes in zip(slices, x_axes, strict=True)]
@@ -82,16 +94,23 @@ class ScanEvaluator:
             for val, axes, old in zip(new, self.carry_axes, raws, strict=True)
         ]
         new_surrogates = [val.surrogate if old is not None else None for val, old in zip(new, surrogates, strict=True)]
-        own = {key: val for key, val in child.scores.items() if not isinstance(key, Past) and is_inside(key, self.here)}
-        new_past = {key: total + expand(own[key.location], self._past_axes(key), sizes) for key, total in past.items()}
-        emitted = {key: val for key, val in own.items() if not any(is_inside(axis, self.here) for axis in val.axes)}
-        self.layout.append(([val.axes for val in ys], axes_of(emitted)))
+        new_past = [
+            sums + expand(child.scores[key.location], self._past_axes(key), sizes)
+            for key, sums in zip(self.past, past, strict=True)
+        ]
+        emitted = Table({site: val for site, val in child.scores.items() if self._leaves(site)})
+        self.layout.append(([val.axes for val in ys], emitted))
         flags = self.terms.out_raw[num_carry:], self.terms.out_surrogate[num_carry:]
         stacked = [
             (val.raw if raw else None, val.surrogate if surrogate else None)
             for val, raw, surrogate in zip(ys, *flags, strict=True)
         ]
-        return (new_raws, new_surrogates, new_past), (stacked, raws_of(emitted), child.noise.leave())
+        return (new_raws, new_surrogates, new_past), (stacked, emitted.raws, child.noise.leave())
+
+    def _leaves(self, key) -> bool:
+        """Tell whether the score of a site is used outside of the scan."""
+        inside = isinstance(key, tuple) and key[: len(self.here)] == self.here
+        return inside and self.outer.plan.is_needed_outside(key, self.here)
 
     def _final(self, final) -> list[Val]:
         raws, surrogates, _ = final
@@ -106,14 +125,10 @@ class ScanEvaluator:
         ]
 
 
-def past_scores(terms: Terms, flow: Flow, plan: Plan, here: Location) -> set[Past]:
-    """Collect the score sites of a scan whose earlier steps are charged to a term inside its body."""
-    found = {
-        key
-        for var in terms.charged
-        for key in flow.deps[var]
-        if isinstance(key, Past) and key.scan == here and plan.modes[key.location] == "score"
-    }
-    for key, inner in terms.inner.items():
-        found |= past_scores(inner, flow.inner[key], plan, here)
-    return found
+def _sliced(vals, key: Slice, length: int) -> Val:
+    """Let the axis along which a scan slices the scores (or weights) of an outer choice lead."""
+    val = vals[key.outer]
+    axis = len(val.axes) + key.axis
+    raw = val.raw if key.kind == SAME else lax.cumsum(val.raw, axis, reverse=key.kind == FROM)
+    raw = jnp.moveaxis(raw, axis, 0)
+    return Val(jnp.broadcast_to(raw, (length, *raw.shape[1:])), val.axes)  # Weights of joint lanes have one entry.

@@ -124,6 +124,9 @@ def estimator(program: Program, aux: Sequence[bool]) -> Callable[[Any, Sequence]
     def estimate(noise, leaves):
         evaluator = Evaluator(plan, noise, {}, {}, {}, ())
         outs = evaluator.run(plan.body, plan.flow, plan.terms, [Val(leaf) for leaf in leaves])
-        return [evaluator.auxiliary(val) if is_aux else val.surrogate for val, is_aux in zip(outs, aux, strict=True)]
+        return [
+            evaluator.auxiliary(val, deps) if is_aux else val.surrogate
+            for val, deps, is_aux in zip(outs, plan.flow.outs, aux, strict=True)
+        ]
 
     return estimate

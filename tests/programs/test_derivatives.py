@@ -182,7 +182,6 @@ def test_lanes_of_enumerated_choices_that_branch_are_exact(branch):
     close(gradient, 8 * (4 * 0.3 - 3 * 0.3**2), 1e-9)
 
 
-@pytest.mark.xfail(raises=StrategyError, strict=True, reason="the lanes of one choice are enumerated jointly")
 @pytest.mark.parametrize("form", ["batch", "vmap"])
 def test_many_lanes_of_an_enumerated_choice_cost_no_more_than_their_sum(form):
     lane = lambda p: bernoulli(p, grad=enum).sample() * 2.0

@@ -45,13 +45,7 @@ def test_variance_of_the_last_step_does_not_grow(form, length):
     np.testing.assert_allclose(variance(f, np.full(length, 0.4))[-1], score_variance(0.4, 3.0), rtol=1e-10)
 
 
-lanes = pytest.mark.xfail(strict=True, reason="credit across the lanes of one choice comes with a later issue")
-
-
-@pytest.mark.parametrize(
-    "form",
-    ["sum", "jit", "nested", "array", "stack", *(pytest.param(form, marks=lanes) for form in ("vmap", "batch"))],
-)
+@pytest.mark.parametrize("form", ["sum", "jit", "nested", "array", "stack", "vmap", "batch"])
 def test_separate_costs_are_not_shared(form):
     @ppl.gen
     def coin(p):
