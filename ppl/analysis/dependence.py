@@ -227,10 +227,12 @@ class Dependence:
 
     Args:
         modes: The mode ("score" or "enumerate") of each site.
+        values: Whether to follow values alone: that of an enumerated choice depends on nothing but the choice, as all
+            of its values are looked at whatever its parameters are.
     """
 
-    def __init__(self, modes: Mapping[Location, str]):
-        self.modes = modes
+    def __init__(self, modes: Mapping[Location, str], values: bool = False):
+        self.modes, self.values = modes, values
 
     def flow(
         self,
@@ -280,7 +282,11 @@ class Dependence:
         if here in self.modes:
             flow.sites[here] = params
             shape = site_shape(eqn)
-            deps = {**params, here: tuple((i, SAME) if size > 1 else None for i, size in enumerate(shape))}
+            free = self.values and self.modes[here] == "enumerate" and not eqn.params["masked"] and not context
+            deps = {
+                **(NONE if free else params),
+                here: tuple((i, SAME) if size > 1 else None for i, size in enumerate(shape)),
+            }
         return [deps] * len(eqn.outvars), [True] * len(eqn.outvars)
 
     def _plain(self, flow, index, eqn, here, args, context):

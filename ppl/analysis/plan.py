@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ppl import jaxprs
 from ppl._errors import StrategyError
+from ppl.analysis.chains import Chain, Scene, find_chains
 from ppl.analysis.dependence import (
     NONE,
     Dependence,
@@ -46,6 +47,7 @@ class Plan:
         needed: Dependencies whose scores or weights are used, with the body in which they are.
         joint: For each enumerated site, the axes over whose elements it is summed jointly; its other axes are summed
             lane by lane.
+        chains: Scans whose enumerated choices are summed by passing messages.
     """
 
     body: jaxprs.Body
@@ -55,6 +57,7 @@ class Plan:
     terms: Terms
     needed: frozenset[tuple[Location, Key]]
     joint: Mapping[Location, tuple[int, ...]]
+    chains: Mapping[Location, Chain]
 
     def enumerated(self, deps: Deps) -> tuple[Location, ...]:
         """Return the enumerated sites among dependencies, in order: the axes that a value carries."""
@@ -107,7 +110,11 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
         for site, place in places.items()
         if modes.get(site) == "enumerate"
     }
-    return Plan(body, places, modes, flow, terms, frozenset(needed), joint)
+    chains = {}
+    if "enumerate" in modes.values():
+        values = Dependence(modes, values=True).flow(body, [NONE] * len(body.invars))
+        chains = find_chains(Scene(modes, places), body, flow, values, terms)
+    return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains)
 
 
 def _charges(terms: Terms, flow: Flow, body: Location) -> Iterator[tuple[Location, Deps]]:
@@ -178,7 +185,8 @@ def _escapes(plan: Plan, body, flow: Flow, terms: Terms, location: Location) -> 
         here, inner, inner_terms = (*location, index), flow.inner[index, number], terms.inner[index, number]
         eqn = body.eqns[index]
         if eqn.primitive is jaxprs.scan_p:
-            culprit = _escaping(plan, here, flow.carry[index], inner, inner_terms)
+            chained = here in plan.chains
+            culprit = None if chained else _escaping(plan, here, flow.carry[index], inner, inner_terms)
             if culprit is not None:
                 yield here, culprit
                 continue

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from ppl import jaxprs
 from ppl._errors import StrategyError
-from ppl.analysis.dependence import NONE, Flow, linear_operands
+from ppl.analysis.dependence import Flow, linear_operands
 from ppl.primitives import call_p, density_p
 
 Deps = frozenset  # of equations
+NONE: Deps = frozenset()
 
 
 def check_score_priors(body: jaxprs.Body, flow: Flow) -> None:

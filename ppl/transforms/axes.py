@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ppl.analysis.dependence import in_order
 from ppl.analysis.positions import FROM, SAME, Position
 
-Axes = tuple[tuple[int, ...], ...]
-"""Locations of enumerated choices, sorted: the leading axes of a value, outermost first."""
+Axes = tuple[Any, ...]
+"""Enumerated choices (locations, or `Past` for those of the step before) in order: the leading axes of a value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Val:
 
 def union(vals: Sequence[Val]) -> Axes:
     """Return all axes of several values, sorted."""
-    return tuple(sorted({axis for val in vals for axis in val.axes}))
+    return tuple(in_order({axis for val in vals for axis in val.axes}))
 
 
 def under(function: Callable, vals: Sequence[Val], axes: Axes | None = None) -> tuple[Any, Axes]:

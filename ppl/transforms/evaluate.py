@@ -148,7 +148,7 @@ class Evaluator:
     def _averaged(self, term: Val, deps: Deps):
         """Sum a term over the joint values of its enumerated choices, with their probabilities."""
         keys = [key for key in in_order(deps) if key in self.weights]
-        axes = tuple(sorted({*term.axes, *(axis for key in keys for axis in self.weights[key].axes)}))
+        axes = tuple(in_order({*term.axes, *(axis for key in keys for axis in self.weights[key].axes)}))
         self._check_states(axes)
         spread = expand(term, axes, self.sizes)
         ndim = spread.ndim - len(axes)
@@ -165,8 +165,8 @@ class Evaluator:
     def _check_states(self, axes) -> None:
         states = int(np.prod([float(self.sizes[axis]) for axis in axes]))
         if states > MAX_STATES:
-            labels = [label_of(self.plan.places[axis]) for axis in sorted(axes)]
-            place = self.plan.places[max(axes)]
+            labels = [label_of(self.plan.places[location_of(axis)]) for axis in axes]
+            place = self.plan.places[location_of(axes[-1])]
             raise StrategyError(
                 f"A cost depends on {len(labels)} enumerated choices at once: {states} joint values.",
                 where=f"{label_of(place)!r} at {place.eqn.params['source']}",
@@ -180,7 +180,7 @@ class Evaluator:
         if not val.axes:
             return val.raw
         if not jnp.issubdtype(jnp.result_type(val.raw), jnp.inexact):
-            place = self.plan.places[val.axes[0]]
+            place = self.plan.places[location_of(val.axes[0])]
             raise StrategyError(
                 "An auxiliary result that is not a float depends on an enumerated choice, which is never drawn.",
                 where=f"{label_of(place)!r} at {place.eqn.params['source']}",
@@ -258,7 +258,7 @@ class Evaluator:
         together = tuple(shape[axis] for axis in joint)
         values = joint_values(num_values(place), int(np.prod(together, dtype=int)))
         self.sizes[here] = states
-        axes_out = tuple(sorted({*axes, here}))
+        axes_out = tuple(in_order({*axes, here}))
         weight = self._joint_weight(self._probabilities(sorted_out), values, [1 + len(axes) + axis for axis in joint])
         weight = weight.reshape((states, *lead, *(1 if i in joint else size for i, size in enumerate(shape))))
         self.weights[here] = Val(jnp.moveaxis(weight, 0, axes_out.index(here)), axes_out)

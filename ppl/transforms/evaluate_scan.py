@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from ppl import jaxprs
-from ppl.analysis.dependence import Flow, Location, Past, Slice, in_order
+from ppl.analysis.chains import Chain
+from ppl.analysis.dependence import Flow, Location, Past, Slice, in_order, union
+from ppl.analysis.plan import num_states
 from ppl.analysis.positions import FROM, SAME
 from ppl.analysis.terms import Terms
-from ppl.transforms.axes import Axes, Table, Val, expand
+from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under
 from ppl.transforms.evaluate import Evaluator
 
 
@@ -28,7 +31,13 @@ class ScanEvaluator:
         self.outer, self.here, self.view = outer, here, jaxprs.read_scan(eqn)
         self.flow, self.terms = flow.inner[index, 0], terms.inner[index, 0]
         plan = outer.plan
-        self.carry_axes = [plan.enumerated(deps) for deps in flow.carry[index]]
+        self.chain = plan.chains.get(here, Chain((), ((),) * self.view.num_carry))
+        self.states = tuple(Past(site, here) for site in self.chain.sites)
+        outer.sizes.update({Past(site, here): num_states(plan, site) for site in self.chain.sites})
+        self.carry_axes = [
+            tuple(in_order({*plan.enumerated(deps), *(Past(site, here) for site in sites)}))
+            for deps, sites in zip(flow.carry[index], self.chain.carry, strict=True)
+        ]
         self.past = [key for key in in_order(plan.past_at(here)) if plan.modes[key.location] == "score"]
         slices = in_order(set(plan.slices_at(here)))
         self.score_slices = Table(
@@ -67,7 +76,53 @@ class ScanEvaluator:
             for val, wanted in zip(init, self.terms.out_surrogate[:num_carry], strict=True)
         ]
         past = [jnp.zeros(self._past_shape(key), jnp.result_type(float)) for key in self.past]
-        return raws, surrogates, past
+        return raws, surrogates, past, self._first_message()
+
+    # Messages.
+    def _first_message(self):
+        """The states before the first step all hold the initial carry, whatever they weigh."""
+        if not self.states:
+            return None
+        states = [self.outer.sizes[state] for state in self.states]
+        return jnp.full((*states, *self._lanes()), 1 / math.prod(states))
+
+    def _lanes(self) -> tuple[int, ...]:
+        """Return the lanes that a message keeps apart (a chain of several choices has none)."""
+        plan, site = self.outer.plan, self.chain.sites[0]
+        shape = plan.shape_of(site, (*self.here, 0))
+        return tuple(1 if axis in plan.joint[site] else size for axis, size in enumerate(shape))
+
+    def _weights(self, message) -> dict:
+        """Return the probability of the states before a step, under the first of them."""
+        if message is None:
+            return {}
+        rest = {state: Val(jnp.ones((self.outer.sizes[state],)), (state,)) for state in self.states[1:]}
+        return {self.states[0]: Val(message, self.states), **rest}
+
+    def _message(self, child: Evaluator, message):
+        """Return the probability of the states after a step: sum p(now | before) p(before) over all before."""
+        if message is None:
+            return None
+        sites, deps = self.chain.sites, {}
+        for site in sites:
+            shape = child.plan.shape_of(site, (*self.here, 0))
+            own = tuple((axis, SAME) if size > 1 else None for axis, size in enumerate(shape))
+            deps = union(deps, self.flow.sites[site], {site: own})
+        keys = [key for key in in_order(deps) if key in child.weights]
+        axes = in_order({axis for key in keys for axis in child.weights[key].axes})
+        ndim = len(self._lanes())
+
+        def multiply(*factors):
+            return functools.reduce(
+                jnp.multiply, [aligned(w, deps[key], ndim) for key, w in zip(keys, factors, strict=True)]
+            )
+
+        weight, _ = under(multiply, [child.weights[key] for key in keys])
+        return weight.sum(tuple(i for i, axis in enumerate(axes) if axis not in sites)).astype(message.dtype)
+
+    def _renamed(self, val: Val) -> Val:
+        """Call this step's states the last step's."""
+        return Val(val.raw, tuple(Past(axis, self.here) if axis in self.chain.sites else axis for axis in val.axes))
 
     def _past_shape(self, key: Past) -> list[int]:
         plan, sizes = self.outer.plan, self.outer.sizes
@@ -77,12 +132,12 @@ class ScanEvaluator:
         return self.outer.plan.enumerated(self.flow.sites[key.location])
 
     def _step(self, consts, x_axes, carry, inputs):
-        raws, surrogates, past = carry
+        raws, surrogates, past, message = carry
         slices, (noise_extra, score_slices, weight_slices) = inputs
         outer, num_carry, sizes = self.outer, self.view.num_carry, self.outer.sizes
         scores = {**outer.scores, **self.score_slices.restore(score_slices)}
         scores.update({key: Val(sums, self._past_axes(key)) for key, sums in zip(self.past, past, strict=True)})
-        weights = {**outer.weights, **self.weight_slices.restore(weight_slices)}
+        weights = {**outer.weights, **self.weight_slices.restore(weight_slices), **self._weights(message)}
         child = outer.child((*self.here, 0), outer.noise.enter(noise_extra), scores, weights)
         args = [Val(const.raw, const.axes) for const in consts]
         args += [Val(r, a, s) for r, a, s in zip(raws, self.carry_axes, surrogates, strict=True)]
@@ -90,7 +145,7 @@ class ScanEvaluator:
         outs = child.run(self.view.body, self.flow, self.terms, args)
         new, ys = outs[:num_carry], outs[num_carry:]
         new_raws = [
-            expand(val, axes, sizes) if old is not None else None
+            expand(self._renamed(val), axes, sizes) if old is not None else None
             for val, axes, old in zip(new, self.carry_axes, raws, strict=True)
         ]
         new_surrogates = [val.surrogate if old is not None else None for val, old in zip(new, surrogates, strict=True)]
@@ -105,7 +160,8 @@ class ScanEvaluator:
             (val.raw if raw else None, val.surrogate if surrogate else None)
             for val, raw, surrogate in zip(ys, *flags, strict=True)
         ]
-        return (new_raws, new_surrogates, new_past), (stacked, emitted.raws, child.noise.leave())
+        message = self._message(child, message)
+        return (new_raws, new_surrogates, new_past, message), (stacked, emitted.raws, child.noise.leave())
 
     def _leaves(self, key) -> bool:
         """Tell whether the score of a site is used outside of the scan."""
@@ -113,10 +169,18 @@ class ScanEvaluator:
         return inside and self.outer.plan.is_needed_outside(key, self.here)
 
     def _final(self, final) -> list[Val]:
-        raws, surrogates, _ = final
-        return [
-            Val(r, a if r is not None else (), s) for r, a, s in zip(raws, self.carry_axes, surrogates, strict=True)
-        ]
+        raws, surrogates, _, message = final
+        if message is not None:  # Outside, the states are the last step's choices.
+            self._leave_states(message)
+        axes = [tuple(axis.location if axis in self.states else axis for axis in axes) for axes in self.carry_axes]
+        return [Val(r, a if r is not None else (), s) for r, a, s in zip(raws, axes, surrogates, strict=True)]
+
+    def _leave_states(self, message) -> None:
+        outer, sites = self.outer, self.chain.sites
+        outer.sizes.update({site: outer.sizes[Past(site, self.here)] for site in sites})
+        outer.weights[sites[0]] = Val(jnp.expand_dims(message, len(sites)), sites)  # One entry for all steps.
+        for site in sites[1:]:
+            outer.weights[site] = Val(jnp.ones((outer.sizes[site], 1)), (site,))
 
     def _stacked(self, ys, y_axes) -> list[Val]:
         return [
