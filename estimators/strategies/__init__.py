@@ -1,5 +1,10 @@
 """Gradient strategies: those of the language; each further one is a file written against its public protocol."""
 
+from estimators.strategies.baselines import constant as constant
+from estimators.strategies.baselines import leave_one_out_lanes as leave_one_out_lanes
+from estimators.strategies.implicit import implicit as implicit
+from estimators.strategies.leave_one_out import leave_one_out as leave_one_out
+from estimators.strategies.mvd import mvd as mvd
 from ppl import enum as enum
 from ppl import pathwise as pathwise
 from ppl import reinforce as reinforce

@@ -156,6 +156,7 @@ class Flow:
         inner: Flows of the bodies looked into, by (index of equation, number of body).
         carry: For each scan looked into, the dependencies of its carry inside the body.
         sites: Dependencies of each site's own distribution, in this body's terms.
+        choices: The same of every choice, in the terms of its own body.
     """
 
     deps: dict = dataclasses.field(default_factory=dict)
@@ -165,10 +166,16 @@ class Flow:
     inner: dict[tuple[int, int], Flow] = dataclasses.field(default_factory=dict)
     carry: dict[int, list[Deps]] = dataclasses.field(default_factory=dict)
     sites: dict[Location, Deps] = dataclasses.field(default_factory=dict)
+    choices: dict[Location, Deps] = dataclasses.field(default_factory=dict)
 
     def of(self, var) -> Deps:
         """Return the dependencies of a variable or literal."""
         return NONE if isinstance(var, jaxprs.Literal) else self.deps[var]
+
+    def take_sites(self, inner: Flow) -> None:
+        """Take in what is known of the choices of a body inside."""
+        self.sites.update(inner.sites)
+        self.choices.update(inner.choices)
 
     def is_whole(self, var) -> bool:
         """Tell whether a variable or literal may be charged as one term."""
@@ -278,7 +285,7 @@ class Dependence:
         maps = axis_maps(eqn)
         moved = [_through(deps, axes) for deps, axes in zip(args, maps, strict=True)]
         params = union(mixed(context), *moved)
-        deps = params
+        flow.choices[here] = deps = params
         if here in self.modes:
             flow.sites[here] = params
             shape = site_shape(eqn)
@@ -303,7 +310,7 @@ class Dependence:
         whole = None if opaque else [flow.is_whole(var) for var in eqn.invars]
         inner = self.flow(jaxprs.read_call(eqn), args, (*here, 0), context, whole)
         flow.inner[index, 0] = inner
-        flow.sites.update(inner.sites)
+        flow.take_sites(inner)
         return inner.outs, [True] * len(inner.outs) if opaque else inner.whole_outs
 
     def _scan(self, flow, index, eqn, here, args, context, holds):
@@ -324,6 +331,7 @@ class Dependence:
         if not holds and all(one or not deps for one, deps in zip(inner.whole_outs, inner.outs, strict=True)):
             return [*final, *ys], [True] * len(inner.outs)  # Nothing is added up inside: it is evaluated as it stands.
         flow.inner[index, 0], flow.carry[index] = inner, carry
+        flow.choices.update(inner.choices)
         for site, deps in inner.sites.items():
             flow.sites[site] = to_outside(deps, here, view.reverse, True)
         return [*final, *ys], [False] * len(inner.outs)
@@ -334,7 +342,7 @@ class Dependence:
         for number, branch in enumerate(jaxprs.read_branches(eqn)):
             inner = self.flow(branch, operands, (*here, number), union(context, mixed(predicate)))
             flow.inner[index, number] = inner
-            flow.sites.update(inner.sites)
+            flow.take_sites(inner)
             outs = [union(old, new) for old, new in zip(outs, inner.outs, strict=True)]
         return outs, [True] * len(outs)
 

@@ -48,6 +48,8 @@ class Plan:
         joint: For each enumerated site, the axes over whose elements it is summed jointly; its other axes are summed
             lane by lane.
         chains: Scans whose enumerated choices are summed by passing messages.
+        kept: Choices whose strategies look at costs: direct ones, and those with a baseline.
+        mixed: For each of them, the axes (steps, lanes, batch) along which some term mixes elements.
     """
 
     body: jaxprs.Body
@@ -58,6 +60,30 @@ class Plan:
     needed: frozenset[tuple[Location, Key]]
     joint: Mapping[Location, tuple[int, ...]]
     chains: Mapping[Location, Chain]
+    kept: tuple[Location, ...]
+    mixed: Mapping[Location, tuple[int, ...]]
+
+    def joint_elements(self, site: Location) -> tuple[int, ...]:
+        """Return the axes of a site along which elements share costs."""
+        return self.mixed[site]
+
+    def is_reverse(self, scan: Location) -> bool:
+        """Tell whether a scan runs backwards."""
+        body = self.body
+        for place in range(0, len(scan) - 1, 2):
+            body = jaxprs.read_body(body.eqns[scan[place]], scan[place + 1])
+        return jaxprs.read_scan(body.eqns[scan[-1]]).reverse
+
+    def dependents(self, site: Location) -> tuple[frozenset[Location], frozenset[Location]]:
+        """List the choices that depend on a site: within one step, and in later steps only."""
+        plain, past = set(), set()
+        for location, deps in self.flow.choices.items():
+            keys = [key for key in deps if location_of(key) == site]
+            if any(not isinstance(key, Past) for key in keys):
+                plain.add(location)
+            elif keys:
+                past.add(location)
+        return frozenset(plain), frozenset(past)
 
     def enumerated(self, deps: Deps) -> tuple[Location, ...]:
         """Return the enumerated sites among dependencies, in order: the axes that a value carries."""
@@ -106,15 +132,15 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     ]
     needed = {item for body, deps in charges for key in deps for item in _chain(key, body)}
     joint = {
-        site: _joint_axes(site, place, [deps for _, deps in charges])
-        for site, place in places.items()
-        if modes.get(site) == "enumerate"
+        site: _joint_lanes(site, place, charges) for site, place in places.items() if modes.get(site) == "enumerate"
     }
+    kept = tuple(site for site, mode in modes.items() if _looks_at_costs(places[site].eqn.params["strategy"]))
+    mixed = {site: _mixed_axes(site, places[site], charges) for site in kept}
     chains = {}
     if "enumerate" in modes.values():
         values = Dependence(modes, values=True).flow(body, [NONE] * len(body.invars))
         chains = find_chains(Scene(modes, places), body, flow, values, terms)
-    return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains)
+    return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains, kept, mixed)
 
 
 def _charges(terms: Terms, flow: Flow, body: Location) -> Iterator[tuple[Location, Deps]]:
@@ -134,29 +160,38 @@ def _chain(key: Key, body: Location) -> Iterator[tuple[Location, Key]]:
         yield (*key.scan, 0), key.location
 
 
-def _joint_axes(site: Location, place: Place, charges: Sequence[Deps]) -> tuple[int, ...]:
-    """Return the axes of an enumerated site along which some term mixes lanes."""
-    shape = site_shape(place.eqn)
+def _looks_at_costs(strategy) -> bool:
+    return strategy.mode == "direct" or getattr(strategy, "baseline", None) is not None
+
+
+def _joint_lanes(site: Location, place: Place, charges) -> tuple[int, ...]:
+    """Return the axes of lanes and batch of a site along which some term mixes elements."""
+    steps = len(place.scans)
+    return tuple(axis - steps for axis in _mixed_axes(site, place, charges) if axis >= steps)
+
+
+def _mixed_axes(site: Location, place: Place, charges: Sequence[tuple[Location, Deps]]) -> tuple[int, ...]:
+    """Return the axes of a site (steps of all scans around it, lanes, batch) along which some term mixes elements."""
+    sizes = [*(length for _, length in place.scans), *site_shape(place.eqn)]
     found = set()
-    for deps in charges:
+    for body, deps in charges:
         for key, position in deps.items():
             if location_of(key) == site:
-                relations = lane_relations(key, position, len(shape))
-                found |= {
-                    i
-                    for i, (size, relation) in enumerate(zip(shape, relations, strict=True))
-                    if size > 1 and relation != SAME
-                }
+                kinds = relations(key, position, body, place)
+                found |= {axis for axis, size in enumerate(sizes) if size > 1 and kinds[axis] != SAME}
     return tuple(sorted(found))
 
 
-def lane_relations(key: Key, position, ndim: int) -> list[str | None]:
-    """Say of each lane and batch axis of a site how a value follows it."""
+def relations(key: Key, position, body: Location, place: Place) -> list[str | None]:
+    """Say of each axis of a site (steps of all scans around it, lanes, batch) how a value in a body follows it."""
     kinds = [None if relation is None else relation[1] for relation in position]
     while isinstance(key, Slice):
         kinds = [*kinds[: key.axis], key.kind, *kinds[key.axis :]]
-        key = key.outer
-    return kinds[len(kinds) - ndim :]
+        key, body = key.outer, key.scan[:-1]
+    around = key.scan if isinstance(key, Past) else body
+    shared = [scan for scan, _ in place.scans if is_within(around, scan)]  # The value is in the same step of these.
+    before = [None if isinstance(key, Past) and scan == key.scan else SAME for scan in shared]
+    return [*before, *kinds]
 
 
 def num_values(place: Place) -> int:

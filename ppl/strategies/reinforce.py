@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ppl.strategies.baseline import Baseline
 from ppl.strategies.protocol import Strategy
 
 
@@ -12,7 +13,11 @@ class reinforce(Strategy):  # noqa: N801
     """Charge dependent costs with the score: the tangent of E[c(x)] is E[dc(x) + c(x) d log p(x)] (Williams 1992).
 
     Any cost, any density whose support does not move with its parameters. One evaluation, the highest variance. The
-    surrogate c * exp(s - stop_gradient(s)) (Foerster et al. 2018) is right for derivatives of every order.
+    surrogate c * exp(s - stop_gradient(s)) (Foerster et al. 2018) is right for derivatives of every order, also with a
+    baseline b, which adds b (1 - exp(s - stop_gradient(s))) (Mao et al. 2019).
+
+    Args:
+        baseline: What to subtract from the costs, see [`Baseline`][ppl.strategies.Baseline].
 
     Example:
         >>> import jax, ppl
@@ -22,3 +27,8 @@ class reinforce(Strategy):  # noqa: N801
     """
 
     mode = "score"
+
+    baseline: Baseline | None = None
+
+    def __str__(self) -> str:
+        return "reinforce" if self.baseline is None else f"reinforce({self.baseline!r})"

@@ -36,6 +36,32 @@ def magic(score):
     return jnp.exp(score - lax.stop_gradient(score))
 
 
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a choice is drawn from, with a lane for each scan that it has left.
+
+    Attributes:
+        spec: Its distribution.
+        lanes: Lanes, and whether there is a mask.
+        masked: Whether it has a mask.
+        operands: Parameters, and the mask.
+    """
+
+    spec: Any
+    lanes: tuple[Lane, ...]
+    masked: bool
+    operands: list
+
+    def with_operands(self, operands: Sequence) -> Record:
+        """Return the same with other arrays."""
+        return dataclasses.replace(self, operands=list(operands))
+
+    def stacked(self, operands: Sequence, length: int) -> Record:
+        """Return what leaves a scan: stacked arrays."""
+        lane = Lane(length, (True,) * len(operands), 0)
+        return Record(self.spec, (lane, *self.lanes), self.masked, list(operands))
+
+
 class Evaluator:
     """Evaluate a planned program on values with axes of enumeration.
 
@@ -44,12 +70,16 @@ class Evaluator:
         weights: For each enumerated site in scope, the probabilities of its joint values.
         sizes: Number of joint values of each enumerated site.
         active: Within a branch that is evaluated whether or not it is taken: where it is taken.
+        records: What the choices with direct strategies are drawn from.
     """
 
-    def __init__(self, plan: Plan, noise, scores, weights, sizes, location: Location, active: Val | None = None):
+    def __init__(
+        self, plan: Plan, noise, scores, weights, sizes, location: Location, active: Val | None = None, records=None
+    ):
         self.plan, self.noise = plan, noise
         self.scores, self.weights, self.sizes = scores, weights, sizes
         self.location, self.active = location, active
+        self.records: dict[Location, Record] = {} if records is None else records
 
     def child(self, location: Location, noise=None, scores=None, weights=None, active=None) -> Evaluator:
         """Return the evaluator of a nested body; dicts that are not given are shared."""
@@ -61,6 +91,7 @@ class Evaluator:
             self.sizes,
             location,
             self.active if active is None else active,
+            self.records,
         )
 
     # The walk.
@@ -133,7 +164,7 @@ class Evaluator:
     def _charged(self, val: Val, deps: Deps) -> Val:
         """Charge a term, lane by lane, with the scores it depends on, and sum it over its enumerated choices."""
         modes = self.plan.modes
-        keys = [key for key in in_order(deps) if modes[location_of(key)] == "score"]
+        keys = [key for key in in_order(deps) if modes[location_of(key)] != "enumerate" and key in self.scores]
         term = val
         if keys:
 
@@ -211,10 +242,18 @@ class Evaluator:
         sorted_out = view(spec, full, masked, operands)
         if mode == "enumerate":
             return self._enumerate(here, sorted_out, axes)
-        value = lax.stop_gradient(self.noise.draw(here, sorted_out))
+        value = self.noise.draw(here, sorted_out)
+        value = value if here in self.noise.given else lax.stop_gradient(value)
+        score = self.noise.shift(here)
         if mode == "score":
-            log_prob = sorted_out.log_prob(value, inside=sorted_out.mask is None)
-            self.scores[here] = Val(jnp.broadcast_to(log_prob, sorted_out.shape), axes)
+            log_prob = jnp.broadcast_to(sorted_out.log_prob(value, inside=sorted_out.mask is None), sorted_out.shape)
+            score = log_prob if score is None else log_prob + score
+        if mode == "direct":
+            if axes:
+                raise under_enumeration(self.plan.places[here])
+            self.records[here] = Record(spec, tuple(full), masked, operands)
+        if score is not None:
+            self.scores[here] = Val(score, axes)
         return Val(value, axes)
 
     def _masked_by(self, active: Val, vals, lanes, masked):
@@ -305,11 +344,16 @@ class Evaluator:
             outs = child.run(jaxprs.read_call(eqn), flow, terms, args)
             scores = {key: val for key, val in child.scores.items() if key not in self.scores}
             weights = {key: val for key, val in child.weights.items() if key not in self.weights}
-            layout.append(([val.axes for val in outs], Table(scores), Table(weights)))
-            return [val.raw for val in outs], Table(scores).raws, Table(weights).raws, child.noise.leave()
+            records = {site: record for site, record in child.records.items() if site not in known}
+            layout.append(([val.axes for val in outs], Table(scores), Table(weights), records))
+            operands = [record.operands for record in records.values()]
+            return [val.raw for val in outs], Table(scores).raws, Table(weights).raws, operands, child.noise.leave()
 
-        raws, scores, weights, extra = jaxprs.checkpointed(eqn, body)(*[val.raw for val in vals])
-        out_axes, score_table, weight_table = layout[-1]
+        known = set(self.records)
+        raws, scores, weights, operands, extra = jaxprs.checkpointed(eqn, body)(*[val.raw for val in vals])
+        out_axes, score_table, weight_table, records = layout[-1]
+        for (site, record), given in zip(records.items(), operands, strict=True):
+            self.records[site] = record.with_operands(given)
         self.scores.update(score_table.restore(scores))
         self.weights.update(weight_table.restore(weights))
         self.noise.absorb(extra, "call")
@@ -319,8 +363,8 @@ class Evaluator:
         branches = jaxprs.read_branches(eqn)
         flows = [flow.inner[index, n] for n in range(len(branches))]
         needs = [terms.inner[index, n] for n in range(len(branches))]
-        enumerates = any(self.plan.modes[site] == "enumerate" for site in self.plan.modes if is_inside(site, here))
-        if enumerates or union(vals) or self.active is not None:
+        modes = {mode for site, mode in self.plan.modes.items() if is_inside(site, here)}
+        if modes & {"enumerate", "direct"} or union(vals) or self.active is not None:
             return self._cond_in_line(here, branches, flows, needs, vals)
         return self._switch(here, branches, flows, needs, vals)
 
@@ -362,6 +406,17 @@ class Evaluator:
             results.append(child.run(body, flows[number], needs[number], guarded))
         select = lambda i, *cases: lax.select_n(jnp.broadcast_to(i, jnp.shape(cases[0])), *cases)
         return [Val(*under(select, [index, *cases])) for cases in zip(*results, strict=True)]
+
+
+def under_enumeration(place: Place) -> StrategyError:
+    """Build the error for a strategy that looks at costs where a choice is drawn for each value of another."""
+    return StrategyError(
+        f"The choice {label_of(place)!r} depends on an enumerated one, so it is drawn once for each of its values.",
+        where=f"{label_of(place)!r} at {place.eqn.params['source']}",
+        expected="a plain `reinforce()`, `pathwise()` or `enum()` here",
+        got=str(place.eqn.params["strategy"]),
+        remedy="use one of them, or another strategy for the enumerated choice",
+    )
 
 
 def joint_values(num_values: int, elements: int) -> np.ndarray:

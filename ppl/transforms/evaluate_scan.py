@@ -38,7 +38,7 @@ class ScanEvaluator:
             tuple(in_order({*plan.enumerated(deps), *(Past(site, here) for site in sites)}))
             for deps, sites in zip(flow.carry[index], self.chain.carry, strict=True)
         ]
-        self.past = [key for key in in_order(plan.past_at(here)) if plan.modes[key.location] == "score"]
+        self.past = [key for key in in_order(plan.past_at(here)) if self._is_scored(key.location)]
         slices = in_order(set(plan.slices_at(here)))
         self.score_slices = Table(
             {key: _sliced(outer.scores, key, self.view.length) for key in slices if key.outer in outer.scores}
@@ -48,6 +48,9 @@ class ScanEvaluator:
         )
         self.layout: list[Any] = []
 
+    def _is_scored(self, site: Location) -> bool:
+        return self.outer.plan.modes[site] == "score" or self.outer.noise.shift(site) is not None
+
     def evaluate(self, vals: Sequence[Val]) -> list[Val]:
         """Run the scan and restate its results outside."""
         outer, view = self.outer, self.view
@@ -56,10 +59,14 @@ class ScanEvaluator:
         leading = [jnp.moveaxis(jnp.asarray(x.raw), len(x.axes), 0) if x.raw is not None else None for x in xs]
         extra = (outer.noise.scan_inputs(self.here, view.length), self.score_slices.raws, self.weight_slices.raws)
         step = functools.partial(self._step, consts, [x.axes for x in xs])
-        final, (ys, scores, extra) = lax.scan(
+        self.known = set(outer.records)  # JAX may trace the body twice.
+        final, (ys, scores, operands, extra) = lax.scan(
             step, first, (leading, extra), view.length, reverse=view.reverse, unroll=view.unroll
         )
         y_axes, emitted = self.layout[-1]
+        inside = [site for site in outer.records if site not in self.known]
+        for site, stacked in zip(inside, operands, strict=True):
+            outer.records[site] = outer.records[site].stacked(stacked, view.length)
         outer.noise.absorb(extra, "scan")
         for site, score in emitted.restore(scores).items():
             outer.scores[site] = Val(jnp.moveaxis(score.raw, 0, len(score.axes)), score.axes)
@@ -161,12 +168,17 @@ class ScanEvaluator:
             for val, raw, surrogate in zip(ys, *flags, strict=True)
         ]
         message = self._message(child, message)
-        return (new_raws, new_surrogates, new_past, message), (stacked, emitted.raws, child.noise.leave())
+        return (new_raws, new_surrogates, new_past, message), (
+            stacked,
+            emitted.raws,
+            [record.operands for site, record in child.records.items() if site not in self.known],
+            child.noise.leave(),
+        )
 
     def _leaves(self, key) -> bool:
         """Tell whether the score of a site is used outside of the scan."""
         inside = isinstance(key, tuple) and key[: len(self.here)] == self.here
-        return inside and self.outer.plan.is_needed_outside(key, self.here)
+        return inside and (key in self.outer.plan.kept or self.outer.plan.is_needed_outside(key, self.here))
 
     def _final(self, final) -> list[Val]:
         raws, surrogates, _, message = final

@@ -19,6 +19,7 @@ from ppl._errors import PPLError, boundary
 from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan, refuse_enumeration
 from ppl.analysis.score_priors import check_score_priors
 from ppl.transforms.axes import Val
+from ppl.transforms.direct import estimate_with_costs
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
 from ppl.transforms.programs import Program, check_key, keyed, list_places, name_of, require_function, stage_program
@@ -122,6 +123,8 @@ def estimator(program: Program, aux: Sequence[bool]) -> Callable[[Any, Sequence]
     plan = make_plan(program.staged.body, program.places, aux)
 
     def estimate(noise, leaves):
+        if plan.kept:
+            return estimate_with_costs(plan, aux, noise, leaves)
         evaluator = Evaluator(plan, noise, {}, {}, {}, ())
         outs = evaluator.run(plan.body, plan.flow, plan.terms, [Val(leaf) for leaf in leaves])
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,31 @@ from ppl.interpreter import Place
 from ppl.primitives import View
 
 
+class Noise:
+    """What all sources share: no choice is given, and no score is shifted (see `ppl.transforms.tails`)."""
+
+    given: ClassVar[frozenset[Location]] = frozenset()
+    repeatable: ClassVar[bool] = False  # Whether a choice may be drawn again from other parameters.
+
+    def shift(self, location: Location) -> Any:
+        """Return what is added to the score of a choice, or None."""
+        return None
+
+    def refuse(self, location: Location) -> StrategyError:
+        """Build the error for a choice that would have to be drawn again."""
+        return StrategyError(
+            "A strategy evaluates its costs for several values, and a choice that depends on them draws noise.",
+            expected="an oracle of finite noise, which lists every draw once",
+            got=f"the choice at {location} drawn anew for each value",
+            remedy="use `enum()` for the later choice, or estimate with `ppl.grad` over many keys",
+        )
+
+
 @dataclasses.dataclass
-class KeyNoise:
+class KeyNoise(Noise):
     """Draw from keys folded from one key, the steps of the scans around a choice, and the choice's name."""
+
+    repeatable: ClassVar[bool] = True
 
     key: Any
     digests: Mapping[Location, int]
@@ -55,7 +77,7 @@ class KeyNoise:
 
 
 @dataclasses.dataclass
-class ShapeNoise:
+class ShapeNoise(Noise):
     """Record which choices draw noise, and of which shape, without drawing any."""
 
     places: Mapping[Location, Place]
@@ -98,7 +120,7 @@ class Site:
 
 
 @dataclasses.dataclass
-class TableNoise:
+class TableNoise(Noise):
     """Read every choice's value from a table, and add up the log probability of these values."""
 
     tables: Mapping[Location, Any]
@@ -138,7 +160,7 @@ class TableNoise:
 
     def absorb(self, extra: Any, how: str) -> None:
         """Add the log probability of what a body read."""
-        self.log_prob = self.log_prob + extra.sum()
+        self.log_prob = self.log_prob + jnp.sum(extra)
 
     def skip(self, here: Location, taken: int, count: int) -> None:
         """Count all entries alike for choices in branches that are not taken."""
