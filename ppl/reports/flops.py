@@ -36,12 +36,10 @@ _MOVES = frozenset(
     "rev scatter slice transpose".split()
 )
 _OF_OPERAND = frozenset(
-    "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce reduce_and reduce_max reduce_min reduce_or reduce_prod "
-    "reduce_sum reduce_xor".split()
+    "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce reduce_and reduce_max reduce_min reduce_or "
+    "reduce_prod reduce_sum reduce_xor".split()
 )
-_OF_UPDATES = frozenset(
-    "scatter-add scatter-max scatter-min scatter-mul scatter_add scatter_max scatter_min scatter_mul".split()
-)
+_OF_UPDATES = frozenset("scatter-add scatter-max scatter-min scatter-mul".split())
 
 
 def _out(eqn) -> int:

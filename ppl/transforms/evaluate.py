@@ -239,7 +239,7 @@ class Evaluator:
         states = num_states(place)
         if states > MAX_STATES:
             raise StrategyError(
-                f"The choice {label_of(place)!r} has too many joint values to be enumerated: {states:.3g}.",
+                f"The choice {label_of(place)!r} has too many joint values: 2**{states.bit_length() - 1} or more.",
                 where=f"{label_of(place)!r} at {place.eqn.params['source']}",
                 expected=f"at most {MAX_STATES}, over all lanes and batch elements",
                 remedy="use `reinforce()` for this choice",
