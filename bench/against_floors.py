@@ -1,6 +1,6 @@
 """Our programs beside hand-written JAX: operations, bytes, step time, tracing and compiling, as ratios.
 
-Run `python bench/against_floors.py [NAME ...] [--quick]`: prints a JSON row for each workload and size. Floors are in
+Run `python -m bench.against_floors [NAME ...] [--quick]`: prints a JSON row for each workload and size. Floors are in
 `bench/floors`, programs in `bench/programs`; both give value and gradient of the same estimator. `--quick` leaves the
 timings out. A program that the library refuses has a row that says so.
 
@@ -18,11 +18,7 @@ import json
 import math
 import platform
 import statistics
-import sys
 import time
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import jax
 import numpy as np
