@@ -43,11 +43,20 @@ def _float(value, *params):
 # --- Coins and counts --------------------------------------------------------------------------------------------
 
 
+@jax.custom_jvp
+def _log_sigmoid(x):
+    """Compute log(1 / (1 + exp(-x))) in half the operations of JAX's own."""
+    return jnp.minimum(x, 0) - jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+_log_sigmoid.defjvps(lambda tangent, _, x: tangent * jax.nn.sigmoid(-x))
+
+
 def bernoulli(value, params):
     """Compute log(probs) or log(1 - probs), unclipped."""
     if "logits" in params:
         logits = params["logits"]
-        return -jax.nn.softplus(jnp.where(value == 1, -logits, logits))
+        return _log_sigmoid(jnp.where(value == 1, 1, -1).astype(logits.dtype) * logits)
     probs = params["probs"]
     return jnp.where(value == 1, jnp.log(jnp.where(value == 1, probs, 1)), jnp.log1p(-jnp.where(value == 1, 0, probs)))
 
@@ -205,6 +214,12 @@ def dirichlet_multinomial(value, params):
 
 
 # --- On the line -------------------------------------------------------------------------------------------------
+
+
+def normal(value, params):
+    """Compute -z**2 / 2 - log(scale) - log(2 pi) / 2, z = (x - loc) / scale; what has no lanes is added up first."""
+    z = (value - params["loc"]) / params["scale"]
+    return -0.5 * jnp.square(z) - (jnp.log(params["scale"]) + math.log(2 * math.pi) / 2)
 
 
 def truncated_normal(value, params):

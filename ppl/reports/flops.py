@@ -127,9 +127,13 @@ def flops_of(eqn) -> int:
     return _RULES[eqn.primitive.name](eqn)
 
 
+def _same_dtype(eqn) -> bool:
+    return eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype  # Only whether the type is weak changes.
+
+
 def bytes_of(eqn) -> int:
     """Return the bytes of all operands and results; none where only the shape or the type changes."""
-    if eqn.primitive.name in _FREE:
+    if eqn.primitive.name in _FREE or (eqn.primitive.name == "convert_element_type" and _same_dtype(eqn)):
         return 0
     return sum(
         var.aval.size * var.aval.dtype.itemsize for var in (*eqn.invars, *eqn.outvars) if hasattr(var.aval, "size")
