@@ -652,4 +652,4 @@ def test_coins_have_their_first_and_second_derivative(value):
     log_prob = lambda logits: ppl.bernoulli(logits=logits).log_prob(jnp.asarray(value))
     np.testing.assert_allclose(jax.vmap(jax.grad(log_prob))(logits), value - special.expit(logits), rtol=1e-12)
     second = -special.expit(logits) * special.expit(-logits)
-    np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(log_prob)))(logits), second, rtol=1e-12, atol=2e-16)
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(log_prob)))(logits), second, rtol=1e-12, atol=1e-15)

@@ -6,7 +6,7 @@ Every latent is charged with the likelihood of its own image and with its own pa
 import jax
 import jax.numpy as jnp
 
-from bench.floors import affine, dense
+from bench.floors import affine, dense, softplus
 
 SIZES = ({"batch": 64}, {"batch": 256})
 TINY = {"batch": 2, "pixels": 12, "hidden": 5, "latents": 3}
@@ -46,9 +46,9 @@ def objective(params, drawn, data):
     """Return the mean ELBO; what is added to charge the latents is 0 and has the derivatives of the score function."""
     logits = encode(params, data)
     latents = (drawn < jax.nn.sigmoid(logits)).astype(logits.dtype)
-    log_guide = latents * logits - jax.nn.softplus(logits)
+    log_guide = latents * logits - softplus(logits)
     pixels = decode(params, latents)
-    log_likelihood = jnp.sum(data * pixels - jax.nn.softplus(pixels), axis=-1)
+    log_likelihood = jnp.sum(data * pixels - softplus(pixels), axis=-1)
     own = -jnp.log(2.0) - log_guide
     charged = jax.lax.stop_gradient(log_likelihood[:, None] + own) - BASELINE
     score = jnp.sum(charged * (log_guide - jax.lax.stop_gradient(log_guide)), axis=-1)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from bench.floors import softplus
 from bench.floors.vae import decode, encode
 from bench.floors.vae import setup as setup_vae
 
@@ -25,7 +26,7 @@ def objective(params, drawn, data):
     loc, log_variance = encode(params, data)
     latents = loc + jnp.exp(log_variance / 2) * drawn
     logits = decode(params, latents)
-    log_likelihood = jnp.sum(data * logits - jax.nn.softplus(logits), axis=-1)
+    log_likelihood = jnp.sum(data * logits - softplus(logits), axis=-1)
     log_weights = log_likelihood + jnp.sum((drawn**2 - latents**2 + log_variance) / 2, axis=-1)
     return jnp.mean(jax.nn.logsumexp(log_weights, axis=0)) - jnp.log(drawn.shape[0])
 

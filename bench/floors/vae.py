@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bench.floors import affine, dense
+from bench.floors import affine, dense, softplus
 
 SIZES = ({"batch": 64}, {"batch": 256}, {"batch": 1024})
 TINY = {"batch": 3, "pixels": 12, "hidden": 5, "latents": 2}
@@ -44,7 +44,7 @@ def log_weights(params, drawn, data):
     loc, log_variance = encode(params, data)
     latents = loc + jnp.exp(log_variance / 2) * drawn
     logits = decode(params, latents)
-    log_likelihood = jnp.sum(data * logits - jax.nn.softplus(logits), axis=-1)
+    log_likelihood = jnp.sum(data * logits - softplus(logits), axis=-1)
     return log_likelihood + jnp.sum((drawn**2 - latents**2 + log_variance) / 2, axis=-1)
 
 
