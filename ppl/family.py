@@ -61,6 +61,9 @@ class Family:
         density: Log density of values and named parameters, where NumPyro's will not do.
         masses: Probabilities of a finite support along a new leading axis, of named parameters and what is known of
             them, where not exp of the log density.
+        sampler: Draws values of a batch shape from a key and named parameters, where not NumPyro's.
+        finite_with: Parameters with which the density function is finite, and so are its derivatives, at values outside
+            the support, too: none inside has to stand in for them.
         variant: Maps the family and the given parameters to the family of this very distribution.
     """
 
@@ -77,6 +80,8 @@ class Family:
     implicit: bool = False
     density: Callable | None = None
     masses: Callable | None = None
+    sampler: Callable | None = None
+    finite_with: tuple[str, ...] = ()
     variant: Callable | None = None
 
     def __repr__(self) -> str:
@@ -149,16 +154,22 @@ class Spec:
 
     def sample(self, key: jax.Array, params: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
         """Draw values of batch shape `shape` in one call; parameters broadcast against it."""
-        first, ndim = params[0], self.event_ndims[0]
-        if self.batch_shape([param.shape for param in params]) != shape:
-            first = jnp.broadcast_to(first, shape + first.shape[first.ndim - ndim :])
-        value = self.numpyro([first, *params[1:]]).sample(key)
+        if self.family.sampler is not None:
+            value = self.family.sampler(key, self._named(params), shape)
+        else:
+            value = self._numpyro_sample(key, params, shape)
         value = jnp.broadcast_to(value, shape + value.shape[value.ndim - len(self.family.axis_names) :])
         value = value.astype(self.value_dtype([param.dtype for param in params]))
         project = self.family.support.project
         if project is None:
             return value
         return value + jax.lax.stop_gradient(project(value, self._named(params)) - value)
+
+    def _numpyro_sample(self, key: jax.Array, params: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+        first, ndim = params[0], self.event_ndims[0]
+        if self.batch_shape([param.shape for param in params]) != shape:
+            first = jnp.broadcast_to(first, shape + first.shape[first.ndim - ndim :])
+        return self.numpyro([first, *params[1:]]).sample(key)
 
     def log_prob(
         self,
@@ -186,11 +197,13 @@ class Spec:
         if not conditions:
             return self._density(value, params)
         keep = functools.reduce(jnp.logical_and, conditions)
+        outside = -jnp.inf if mask is None else jnp.where(mask, -jnp.inf, 0.0)
+        if not set(self.names).isdisjoint(self.family.finite_with):
+            return jnp.where(keep, self._density(value, params), outside)
         spread = keep.reshape(keep.shape + (1,) * self.family.event_ndim)
         shape = np.broadcast_shapes(spread.shape, value.shape)
         value = jnp.broadcast_to(value, shape)
         log_prob = self._density(jnp.where(spread, value, support.feasible(value, named)), params)
-        outside = -jnp.inf if mask is None else jnp.where(mask, -jnp.inf, 0.0)
         return jnp.where(keep, log_prob, outside)
 
     def probabilities(self, params: Sequence[jax.Array]) -> jax.Array:

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.extend import core
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching
+from jax.interpreters import partial_eval as pe
 
 from ppl._errors import ControlFlowError, PPLError, boundary, innermost_user_source
 
@@ -292,6 +293,19 @@ def with_const_arguments(body: Body) -> tuple[Any, list]:
     consts = [jnp.asarray(const) if not isinstance(const, jax.Array) else const for const in body.consts]
     shapes = [jax.typeof(const) for const in consts]
     return jax.make_jaxpr(run)(*shapes, *in_shapes(body)), consts
+
+
+def without_dead_equations(closed: Any) -> Body:
+    """Leave out equations, at any depth, whose results nobody needs."""
+    body = body_of(closed)
+    live, _ = pe.dce_jaxpr(body.jaxpr, [True] * len(body.outvars), True)
+    return Body(live, body.consts)
+
+
+def expand(eqn) -> Body:
+    """Trace what an equation of a primitive that is written in JAX stands for."""
+    run = lambda *args: eqn.primitive.impl(*args, **eqn.params)
+    return restage(run, [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars])
 
 
 def _close(jaxpr: Any) -> Any:

@@ -617,3 +617,41 @@ def test_the_table_of_distributions_is_up_to_date():
     assert ppl.distributions.table() in written, (
         'write it anew: python -c "import ppl; print(ppl.distributions.table())"'
     )
+
+
+OWN_SAMPLERS = [case for case in {case.name: case for case in CASES}.values() if case.family.sampler is not None]
+
+
+@pytest.mark.parametrize("case", OWN_SAMPLERS, ids=str)
+@pytest.mark.parametrize("shape", [(), (7,), (4, 3), (2, 1, 5)], ids=str)
+def test_samplers_of_our_own_give_numpyros_numbers(case, shape):
+    params = as_params(case.params[0], jnp.result_type(float))
+    spec = case.build(**params).spec
+    ours = spec.sample(KEY, [jnp.asarray(params[name]) for name in spec.names], shape)
+    theirs = spec.numpyro([params[name] for name in spec.names]).expand(shape).sample(KEY)
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.shape == shape
+
+
+def test_families_with_samplers_of_their_own():
+    assert len(OWN_SAMPLERS) >= 8
+
+
+@pytest.mark.parametrize("value", [-3, 2, 2**31 - 1])
+@pytest.mark.parametrize("logits", [0.3, 300.0, -300.0, np.inf, -np.inf])
+def test_coins_outside_the_support_have_no_mass_and_no_gradient(value, logits):
+    log_prob = lambda logits: ppl.bernoulli(logits=logits).log_prob(jnp.asarray(value))
+    assert log_prob(logits) == -jnp.inf
+    assert jax.grad(log_prob)(logits) == 0
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("value", [0, 1])
+def test_coins_have_their_first_and_second_derivative(value):
+    logits = np.linspace(-40.0, 40.0, 17)
+    log_prob = lambda logits: ppl.bernoulli(logits=logits).log_prob(jnp.asarray(value))
+    sign = 2 * value - 1
+    first = sign * special.expit(-sign * logits)
+    np.testing.assert_allclose(jax.vmap(jax.grad(log_prob))(logits), first, rtol=1e-12)
+    second = -special.expit(logits) * special.expit(-logits)
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(log_prob)))(logits), second, rtol=1e-12, atol=1e-15)

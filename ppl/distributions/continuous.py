@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ppl import support
-from ppl.distributions import densities
+from ppl.distributions import densities, samplers
 from ppl.distributions.constructor import constructor, parameters
 from ppl.family import Family, Parameter
 
@@ -16,11 +16,11 @@ _PROBS_OR_LOGITS = ("probs", "logits")
 # --- The real line -----------------------------------------------------------------------------------------------
 
 normal = constructor(
-    Family("normal", "Normal", _LOC_SCALE, support.real),
+    Family("normal", "Normal", _LOC_SCALE, support.real, density=densities.normal, sampler=samplers.normal),
     "p(x) = exp(-(x - loc)**2 / (2 scale**2)) / (scale sqrt(2 pi))",
 )
 laplace = constructor(
-    Family("laplace", "Laplace", _LOC_SCALE, support.real),
+    Family("laplace", "Laplace", _LOC_SCALE, support.real, sampler=samplers.laplace),
     "p(x) = exp(-|x - loc| / scale) / (2 scale)",
 )
 asymmetric_laplace = constructor(
@@ -41,15 +41,15 @@ soft_laplace = constructor(
     "p(x) = 1 / (pi scale cosh((x - loc) / scale))",
 )
 logistic = constructor(
-    Family("logistic", "Logistic", _LOC_SCALE, support.real),
+    Family("logistic", "Logistic", _LOC_SCALE, support.real, sampler=samplers.logistic),
     "p(x) = exp(-z) / (scale (1 + exp(-z))**2), z = (x - loc) / scale",
 )
 gumbel = constructor(
-    Family("gumbel", "Gumbel", _LOC_SCALE, support.real),
+    Family("gumbel", "Gumbel", _LOC_SCALE, support.real, sampler=samplers.gumbel),
     "p(x) = exp(-z - exp(-z)) / scale, z = (x - loc) / scale",
 )
 cauchy = constructor(
-    Family("cauchy", "Cauchy", _LOC_SCALE, support.real),
+    Family("cauchy", "Cauchy", _LOC_SCALE, support.real, sampler=samplers.cauchy),
     "p(x) = 1 / (pi scale (1 + ((x - loc) / scale)**2))",
 )
 student_t = constructor(
@@ -76,7 +76,7 @@ inverse_gamma = constructor(
     "p(x) = rate**concentration x**(-concentration - 1) exp(-rate / x) / Gamma(concentration)",
 )
 half_normal = constructor(
-    Family("half_normal", "HalfNormal", parameters(scale=1.0), support.nonnegative),
+    Family("half_normal", "HalfNormal", parameters(scale=1.0), support.nonnegative, sampler=samplers.half_normal),
     "p(x) = 2 exp(-x**2 / (2 scale**2)) / (scale sqrt(2 pi))",
 )
 half_cauchy = constructor(
@@ -84,7 +84,7 @@ half_cauchy = constructor(
     "p(x) = 2 / (pi scale (1 + (x / scale)**2))",
 )
 log_normal = constructor(
-    Family("log_normal", "LogNormal", _LOC_SCALE, support.positive),
+    Family("log_normal", "LogNormal", _LOC_SCALE, support.positive, sampler=samplers.log_normal),
     "p(x) = exp(-(log x - loc)**2 / (2 scale**2)) / (x scale sqrt(2 pi))",
 )
 weibull = constructor(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppl import support
-from ppl.distributions import densities
+from ppl.distributions import densities, samplers
 from ppl.distributions.constructor import constructor, parameters
 from ppl.family import Family, Parameter, enumerable_if_known
 
@@ -24,6 +24,8 @@ bernoulli = constructor(
         alternatives=_PROBS_OR_LOGITS,
         density=densities.bernoulli,
         masses=densities.bernoulli_masses,
+        sampler=samplers.bernoulli,
+        finite_with=("logits",),
     ),
     "P(1) = probs = 1 / (1 + exp(-logits))",
 )

@@ -2,3 +2,8 @@
 
 from ppl.reports.check import Report as Report
 from ppl.reports.check import check as check
+from ppl.reports.costs import CompiledCosts as CompiledCosts
+from ppl.reports.costs import Costs as Costs
+from ppl.reports.costs import compiled_costs as compiled_costs
+from ppl.reports.costs import costs as costs
+from ppl.reports.costs import growth as growth

@@ -288,7 +288,7 @@ class Evaluator:
         place, joint, states = self.plan.places[here], self.plan.joint[here], num_states(self.plan, here)
         if states > MAX_STATES:
             raise StrategyError(
-                f"The choice {label_of(place)!r} has too many joint values to be enumerated: {states:.3g}.",
+                f"The choice {label_of(place)!r} has too many joint values: 2**{states.bit_length() - 1} or more.",
                 where=f"{label_of(place)!r} at {place.eqn.params['source']}",
                 expected=f"at most {MAX_STATES}, over all lanes and batch elements that one cost mixes",
                 remedy="use `reinforce()` for this choice, or write the cost as a sum over its elements",
