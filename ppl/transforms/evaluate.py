@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +20,15 @@ from jax import lax
 from ppl import jaxprs
 from ppl._errors import StrategyError, UnsoundGradientError
 from ppl.analysis.dependence import Deps, Flow, Location, in_order, is_inside, location_of
-from ppl.analysis.plan import MAX_STATES, Plan, num_states, num_values
+from ppl.analysis.plan import MAX_STATES, Plan, num_values
+from ppl.analysis.plan import num_states as states_of
 from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
 from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under, union
+from ppl.transforms.elimination import Factor, eliminate, multiply
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
@@ -79,11 +82,12 @@ class Evaluator:
         self.plan, self.noise = plan, noise
         self.scores, self.weights, self.sizes = scores, weights, sizes
         self.location, self.active = location, active
+        self.messages: dict[Any, Val] = {}
         self.records: dict[Location, Record] = {} if records is None else records
 
     def child(self, location: Location, noise=None, scores=None, weights=None, active=None) -> Evaluator:
         """Return the evaluator of a nested body; dicts that are not given are shared."""
-        return Evaluator(
+        inner = Evaluator(
             self.plan,
             self.noise if noise is None else noise,
             self.scores if scores is None else scores,
@@ -93,6 +97,9 @@ class Evaluator:
             self.active if active is None else active,
             self.records,
         )
+        if weights is None:
+            inner.messages = self.messages
+        return inner
 
     # The walk.
     def run(self, body: jaxprs.Body, flow: Flow, terms: Terms, args: Sequence[Val]) -> list[Val]:
@@ -178,33 +185,36 @@ class Evaluator:
 
     def _averaged(self, term: Val, deps: Deps):
         """Sum a term over the joint values of its enumerated choices, with their probabilities."""
-        keys = [key for key in in_order(deps) if key in self.weights]
-        axes = tuple(in_order({*term.axes, *(axis for key in keys for axis in self.weights[key].axes)}))
-        self._check_states(axes)
-        spread = expand(term, axes, self.sizes)
-        ndim = spread.ndim - len(axes)
+        factors = self.factors(deps, term.raw.ndim - len(term.axes))
+        factors = eliminate(factors, term.axes, self.num_states, self.messages)
+        self.num_states(term.axes)
+        weight = multiply(factors)
+        weight = expand(weight, term.axes, self.sizes)
+        finite = jnp.where((weight == 0) & ~jnp.isfinite(term.raw), 0, term.raw)  # 0 * inf is 0: it cannot happen.
+        return (weight * finite).sum(tuple(range(len(term.axes))))
 
-        def multiply(*factors):
-            return functools.reduce(
-                jnp.multiply, [aligned(w, deps[key], ndim) for key, w in zip(keys, factors, strict=True)]
-            )
+    def factors(self, deps: Deps, ndim: int) -> list[Factor]:
+        """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value."""
+        factors = []
+        for key in in_order(key for key in deps if key in self.weights):
+            spread, axes = under(lambda w, key=key: aligned(w, deps[key], ndim), [self.weights[key]])
+            factors.append(Factor((key, deps[key], ndim), Val(spread, axes)))
+        return factors
 
-        weight, _ = under(multiply, [self.weights[key] for key in keys])
-        finite = jnp.where((weight == 0) & ~jnp.isfinite(spread), 0, spread)  # 0 * inf is 0: it cannot happen.
-        return (weight * finite).sum(tuple(range(len(axes))))
-
-    def _check_states(self, axes) -> None:
-        states = int(np.prod([float(self.sizes[axis]) for axis in axes]))
+    def num_states(self, axes) -> float:
+        """Return the number of joint values of some enumerated choices; refuse too many."""
+        states = math.prod(float(self.sizes[axis]) for axis in axes)
         if states > MAX_STATES:
             labels = [label_of(self.plan.places[location_of(axis)]) for axis in axes]
             place = self.plan.places[location_of(axes[-1])]
             raise StrategyError(
-                f"A cost depends on {len(labels)} enumerated choices at once: {states} joint values.",
+                f"A cost depends on {len(labels)} enumerated choices at once: {states:.3g} joint values.",
                 where=f"{label_of(place)!r} at {place.eqn.params['source']}",
                 expected=f"at most {MAX_STATES} joint values for one cost term",
                 got=", ".join(repr(label) for label in labels[:6]) + (", ..." if len(labels) > 6 else ""),
                 remedy="use `reinforce()` for some of them, or write the cost as a sum of smaller terms",
             )
+        return states
 
     def auxiliary(self, val: Val, deps: Deps):
         """Return an auxiliary result: its mean over enumerated choices, where it depends on some."""
@@ -285,7 +295,7 @@ class Evaluator:
 
     def _enumerate(self, here: Location, sorted_out, axes: Axes) -> Val:
         """Let a choice take all of its values at once, along a new leading axis; lanes that no term mixes in step."""
-        place, joint, states = self.plan.places[here], self.plan.joint[here], num_states(self.plan, here)
+        place, joint, states = self.plan.places[here], self.plan.joint[here], states_of(self.plan, here)
         if states > MAX_STATES:
             raise StrategyError(
                 f"The choice {label_of(place)!r} has too many joint values: 2**{states.bit_length() - 1} or more.",

@@ -16,7 +16,8 @@ from ppl.analysis.dependence import Flow, Location, Past, Slice, in_order, union
 from ppl.analysis.plan import num_states
 from ppl.analysis.positions import FROM, SAME
 from ppl.analysis.terms import Terms
-from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under
+from ppl.transforms.axes import Axes, Table, Val, expand
+from ppl.transforms.elimination import eliminate, multiply
 from ppl.transforms.evaluate import Evaluator
 
 
@@ -115,17 +116,9 @@ class ScanEvaluator:
             shape = child.plan.shape_of(site, (*self.here, 0))
             own = tuple((axis, SAME) if size > 1 else None for axis, size in enumerate(shape))
             deps = union(deps, self.flow.sites[site], {site: own})
-        keys = [key for key in in_order(deps) if key in child.weights]
-        axes = in_order({axis for key in keys for axis in child.weights[key].axes})
-        ndim = len(self._lanes())
-
-        def multiply(*factors):
-            return functools.reduce(
-                jnp.multiply, [aligned(w, deps[key], ndim) for key, w in zip(keys, factors, strict=True)]
-            )
-
-        weight, _ = under(multiply, [child.weights[key] for key in keys])
-        return weight.sum(tuple(i for i, axis in enumerate(axes) if axis not in sites)).astype(message.dtype)
+        factors = child.factors(deps, len(self._lanes()))
+        left = eliminate(factors, sites, child.num_states, child.messages)
+        return expand(multiply(left), sites, self.outer.sizes).astype(message.dtype)
 
     def _renamed(self, val: Val) -> Val:
         """Call this step's states the last step's."""

@@ -166,7 +166,6 @@ def test_bounded_loops_that_multiply(grad):
     assert (float(np.max(exact.variance)) < 1e-20) == (grad is enum)
 
 
-@pytest.mark.xfail(strict=True, reason="`with_grad` takes an anonymous choice inside a scan for one of a `@gen`")
 def test_another_strategy_for_an_anonymous_choice_in_a_loop():
     cost = lambda p: lax.scan(lambda c, _: (c + bernoulli(p).sample() * 1.0, None), 0.0, None, length=2)[0]
     close(ppl.grad(with_grad(cost, {"bernoulli": enum()}))(KEY, 0.3), 2.0)
@@ -330,21 +329,18 @@ def test_moves_of_a_minibatch():
     close(weight, corpus_law(after).sum() - parts.sum())
 
 
-@pytest.mark.xfail(strict=True, reason="`regenerate` weighs old local latents by 1 and new ones by n/size")
 def test_regenerated_local_latents_of_a_minibatch():
     before, _ = corpus_trace()
     after, weight, _ = corpus.regenerate(OTHER, before, "docs/sub/t")
     close(weight, (corpus_law(after) - corpus_law(before))[2])
 
 
-@pytest.mark.xfail(strict=True, reason="`project` leaves out the factor n/size of a minibatch")
 def test_parts_of_the_density_of_a_minibatch():
     trace, _ = corpus_trace()
     close(corpus.project(trace, "*"), trace.log_density)
     close(corpus.project(trace, "docs/sub/t"), corpus_law(trace)[1])
 
 
-@pytest.mark.xfail(strict=True, reason="`project` leaves out the weights of `scale`")
 def test_parts_of_a_scaled_density():
     program = scale(gen(lambda: normal(normal(0.0, 1.0) @ "t", 0.5) @ "y"), {"t": 3.0})
     trace, _ = program.generate(KEY, {"y": 0.5})
