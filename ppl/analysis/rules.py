@@ -22,6 +22,7 @@ _ELEMENTWISE = frozenset(
     regularized_incomplete_beta select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
     sub tan tanh xor zeta""".split()
 )
+_ELEMENTWISE |= {"stop_gradient", "one_minus_square"}
 _REDUCTIONS = frozenset(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split()
 )
@@ -100,6 +101,19 @@ def _concatenate(params, shapes, out):
     return [_keep(shape, out, (params["dimension"],)) for shape in shapes]
 
 
+def _stack(params, shapes, out):
+    axis = params["axis"] % len(out)
+    return [_same((i, i + (i >= axis)) for i in range(len(shape))) for shape in shapes]
+
+
+def _unstack(params, shapes, out):
+    return [_without(shapes[0], [params["axis"] % len(shapes[0])])]
+
+
+def _tile(params, shapes, out):
+    return [_keep(shapes[0], out, [i for i, count in enumerate(params["reps"]) if count != 1])]
+
+
 def _slice(params, shapes, out):
     return [_keep(shapes[0], out)]
 
@@ -175,6 +189,9 @@ _RULES: dict[str, Callable] = {
     "transpose": _transpose,
     "squeeze": _squeeze,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _tile,
     "slice": _slice,
     "rev": _rev,
     "pad": _pad,
