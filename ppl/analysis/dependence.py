@@ -191,7 +191,7 @@ class Dependence:
 _SUMS = {"add", "sub", "add_any", "concatenate", "stack"}
 _UNARY = {
     *("neg", "reduce_sum", "broadcast_in_dim", "reshape", "squeeze", "transpose", "copy", "copy_p", "rev", "slice"),
-    *("expand_dims", "cumsum", "real"),
+    *("expand_dims", "cumsum", "real", "assume_continuous"),
 }
 _BILINEAR = {"mul", "dot_general"}
 

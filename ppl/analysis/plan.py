@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from ppl import jaxprs
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import NONE, Dependence, Flow, Location, Past, is_inside
+from ppl.analysis.smoothness import Smoothness, smoothness
 from ppl.analysis.terms import Terms, find_terms
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import lane_shapes
@@ -30,6 +32,7 @@ class Plan:
         modes: Mode of each site.
         flow: Dependencies.
         terms: Cost terms.
+        aux: Which of its results are auxiliary.
     """
 
     body: jaxprs.Body
@@ -37,6 +40,12 @@ class Plan:
     modes: Mapping[Location, str]
     flow: Flow
     terms: Terms
+    aux: tuple[bool, ...]
+
+    @functools.cached_property
+    def smoothness(self) -> Smoothness:
+        """Which pathwise choices are unsound: found out once it is asked for."""
+        return smoothness(self.body, self.places, self.aux)
 
     def enumerated(self, deps) -> tuple[Location, ...]:
         """Return the enumerated sites among dependencies, in order: the axes that a value carries."""
@@ -52,7 +61,7 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     }
     flow = Dependence(modes).flow(body, [NONE] * len(body.invars))
     terms = find_terms(body, flow, list(aux), [not is_aux for is_aux in aux])
-    return Plan(body, places, modes, flow, terms)
+    return Plan(body, places, modes, flow, terms, tuple(aux))
 
 
 def num_states(place: Place) -> int:
