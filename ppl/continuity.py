@@ -14,11 +14,11 @@ from ppl.primitives import continuous_p
 
 @boundary
 def assume_continuous(value: Any) -> Any:
-    """Mark a value as a continuous function of the choices that it was computed from, whatever the operations between.
+    """Mark a value as a continuous function of the choices that it was computed from, whatever lies between.
 
-    A pathwise gradient is unbiased only through continuous operations, and comparisons on such values are refused. Where
-    the branches of a selection meet, as in `jnp.where(x > 0, x**2, 0.0)`, the analysis cannot see it: this says so. It
-    is the identity, also for derivatives, and leaves nothing in compiled code.
+    A pathwise gradient is unbiased only through continuous operations; comparisons on such values are refused. That the
+    branches of a selection meet, as in `jnp.where(x > 0, x**2, 0.0)`, the analysis cannot see: this says so. It is the
+    identity, also for derivatives, and leaves nothing in compiled code.
 
     Args:
         value: A pytree of float or complex arrays, of any shapes; or a function, all of whose results are marked.

@@ -414,12 +414,12 @@ def frames_of(eqn) -> Iterator[SourceFrame]:
         yield SourceFrame(frame.file_name, frame.function_name, frame.line_num)
 
 
-def user_line_of(eqn) -> str:
-    """Return file and line of the innermost frame of an equation that is neither JAX's nor this library's."""
+def user_line_of(eqn) -> str | None:
+    """Return file and line of the innermost frame of an equation that is neither JAX's nor ours, if there is one."""
     for frame in frames_of(eqn):
         if not is_internal_file(frame.file) and not frame.file.startswith("<"):
             return f"{frame.file}:{frame.line}"
-    return source_of(eqn) or "unknown source"
+    return None
 
 
 def function_of(body: Body) -> tuple[str, str]:

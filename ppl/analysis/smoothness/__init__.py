@@ -2,8 +2,8 @@
 
 A pathwise gradient differentiates the result in the value of a choice. It is unbiased where the result is a continuous
 function of that value, piecewise differentiable with an integrable derivative: kinks do no harm, jumps do, and the
-gradient misses them without a sign. The analysis follows every pathwise choice through the staged program. What it cannot
-show to be continuous it refuses. Not checked is whether derivatives are integrable (those of log|x|, say, are not).
+gradient misses them without a sign. The analysis follows every pathwise choice through the staged program. What it
+cannot show to be continuous it refuses. Not checked is whether derivatives are integrable.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def smoothness(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequenc
                 broken.setdefault(site, found)
     unsound = {site: make_path(places[site], _label(places[site]), found) for site, found in sorted(broken.items())}
     detached = {
-        site: tuple(dict.fromkeys(jaxprs.user_line_of(eqn) for eqn in eqns)) for site, eqns in walk.detached.items()
+        site: tuple(dict.fromkeys(jaxprs.user_line_of(eqn) or jaxprs.source_of(eqn) for eqn in eqns))
+        for site, eqns in walk.detached.items()
     }
     return Smoothness(unsound, detached)
 

@@ -1,9 +1,10 @@
-"""Densities are judged by their support: a pathwise value may not pass through an edge of it, nor an edge through a value.
+"""Densities are judged by their support: a pathwise value may not pass through its edge, nor an edge through a value.
 
-A density jumps at the edge of a bounded support, to 0; its logarithm falls to -inf, where its derivative is cut off. So a
-value that moves with parameters must provably stay inside, whatever they are: it was chosen from that support or a
-smaller one, or its operations (exp, softplus, a square, a sigmoid, ...) keep it there. Densities that vanish at the edge
-(a gamma of concentration above 1) are not told from those that jump: outside the log density is -inf all the same.
+A density jumps at the edge of a bounded support, to 0; its logarithm falls to -inf, where its derivative is cut off. So
+a value that moves with parameters must provably stay inside, whatever they are: it was chosen from that support or a
+smaller one, or its operations (exp, softplus, a square, a sigmoid, ...) keep it there. Densities that vanish at the
+edge (a gamma of concentration above 1) are not told from those that jump: outside, the log density is -inf all the
+same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Intervals: what little is known of the size of a value, to tell that it stays inside a support or away from a pole."""
+"""Intervals: what little is known of a value's size, to tell that it stays inside a support or away from a pole."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def make_path(place: Place, label: str, found: Break) -> Path:
         if eqn.primitive is choice_p and eqn.params["label"] == place.eqn.params["label"]:
             continue
         step = _step(eqn)
-        if step != steps[0]:
+        if step != steps[0] and jaxprs.user_line_of(eqn) is not None:
             steps.insert(0, step)
     params = place.eqn.params
     return Path(label, params["source"], str(params["spec"].family), tuple(steps), found.reason)
@@ -87,7 +87,11 @@ def make_path(place: Place, label: str, found: Break) -> Path:
 
 def _step(eqn) -> Step:
     if eqn.primitive is density_p:
-        return Step(f"log density of {eqn.params['label']}", jaxprs.user_line_of(eqn))
+        return Step(f"log density of {eqn.params['label']!r}", _line(eqn))
     if eqn.primitive is choice_p:
         return Step(f"{eqn.params['spec'].family} {eqn.params['label']!r}", eqn.params["source"])
-    return Step(trust.display_name(eqn), jaxprs.user_line_of(eqn))
+    return Step(trust.display_name(eqn), _line(eqn))
+
+
+def _line(eqn) -> str:
+    return jaxprs.user_line_of(eqn) or jaxprs.source_of(eqn)
