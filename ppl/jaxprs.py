@@ -7,6 +7,7 @@ behind the functions of this module.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -394,6 +395,9 @@ class source_line:  # noqa: N801 - a context manager, used as a word.
         source_info_util._source_info_context.context = self.before
 
 
+_PACKAGES = os.path.join(os.path.dirname(os.path.dirname(jax.__file__)), "")
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceFrame:
     """One frame of the Python stack under which an equation was made."""
@@ -415,11 +419,10 @@ def frames_of(eqn) -> Iterator[SourceFrame]:
 
 
 def user_line_of(eqn) -> str | None:
-    """Return file and line of the innermost frame of an equation that is neither JAX's nor ours, if there is one."""
-    for frame in frames_of(eqn):
-        if not is_internal_file(frame.file) and not frame.file.startswith("<"):
-            return f"{frame.file}:{frame.line}"
-    return None
+    """Return file and line of the innermost frame of an equation that is not JAX's or ours, rather of no package's."""
+    frames = [frame for frame in frames_of(eqn) if not is_internal_file(frame.file) and not frame.file.startswith("<")]
+    own = [frame for frame in frames if not frame.file.startswith(_PACKAGES)]
+    return f"{(own or frames)[0].file}:{(own or frames)[0].line}" if frames else None
 
 
 def function_of(body: Body) -> tuple[str, str]:

@@ -9,6 +9,9 @@ same.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from ppl.analysis.smoothness.frames import Frame, canonical, is_inexact
 from ppl.analysis.smoothness.ranges import comes_from, interval_of, support_interval
 from ppl.specs import Whole
@@ -65,6 +68,16 @@ def _same_support(frame: Frame, eqn, spec, operands) -> bool:
     return all(
         known.get(name) == others_known.get(name)
         if name not in operands
-        else name in theirs and canonical(frame, operands[name]) == canonical(outer, theirs[name])
+        else name in theirs and _same_edge((frame, operands[name]), (outer, theirs[name]))
         for name in support.moving
     )
+
+
+def _same_edge(ours: tuple[Frame, Any], theirs: tuple[Frame, Any]) -> bool:
+    """Tell whether two parameters are the same value, or the same number."""
+    first, second = interval_of(*ours), interval_of(*theirs)
+    if first == second and first.low == first.high:
+        return True
+    shapes = [var.aval.shape for _, var in (ours, theirs)]
+    scalars = all(math.prod(shape) == 1 for shape in shapes)
+    return (scalars or shapes[0] == shapes[1]) and canonical(*ours) == canonical(*theirs)

@@ -86,7 +86,9 @@ class Walk:
 
     @staticmethod
     def _does_no_harm(frame: Frame, eqn) -> bool:
-        return frame.trusted or (frame.blamed is None and (trust.is_harmless(eqn) or trust.is_trusted(eqn)))
+        if frame.trusted or frame.blamed is not None:
+            return frame.trusted
+        return trust.is_harmless(eqn) or trust.is_trusted(eqn, packages=not frame.strict)
 
     def _broken(self, frame: Frame, eqn, found: tuple[str, list[int]], fact: Fact) -> Fact:
         """Break the choices that reach these operands."""
@@ -116,7 +118,8 @@ class Walk:
         spec, none = eqn.params["spec"], (NOTHING, None)
         operands = [(union([fact, Fact(own)]), var) for fact, var in zip(args, eqn.invars, strict=True)]
         if pathwise:
-            return self._method(frame, index, spec.sampler, [*operands[: spec.num_sampler], none]).broken
+            drawn = [*operands[: spec.num_sampler], none]
+            return self._method(frame, index, spec.sampler, drawn, strict=True).broken
         inner = operands[spec.num_sampler : len(spec.names)]
         return self._method(frame, index, spec.density, [*inner, none]).broken
 
@@ -128,9 +131,9 @@ class Walk:
         found = densities.edge(frame, eqn) if fact.smooth else None
         return fact if found is None else self._broken(frame, eqn, found, fact)
 
-    def _method(self, frame: Frame, index: int, jaxpr, args: Sequence) -> Fact:
+    def _method(self, frame: Frame, index: int, jaxpr, args: Sequence, strict: bool = False) -> Fact:
         """Walk a method of a foreign distribution, given what is known of its arguments and where they come from."""
-        child = Frame(jaxprs.body_of(jaxpr), (*frame.location, index, 0))
+        child = Frame(jaxprs.body_of(jaxpr), (*frame.location, index, 0), strict=strict)
         for var, (_, outer) in zip(child.body.invars, args, strict=True):
             child.sources[var] = [(frame, outer)] if outer is not None else []
         frame.children[index] = [child]
@@ -138,7 +141,7 @@ class Walk:
 
     # Bodies.
     def _child(self, frame: Frame, index: int, number: int, body, outer: Sequence, trusted: bool = False) -> Frame:
-        child = Frame(body, (*frame.location, index, number), frame.trusted or trusted, frame.blamed)
+        child = Frame(body, (*frame.location, index, number), frame.trusted or trusted, frame.blamed, frame.strict)
         child.sources = {var: [(frame, source)] for var, source in zip(body.invars, outer, strict=True)}
         return child
 
@@ -146,7 +149,7 @@ class Walk:
         if trust.is_harmless(eqn):
             return [NOTHING] * len(eqn.outvars)
         called = trust.called_function(eqn) if any(arg.smooth for arg in args) else None
-        trusted = called is not None and trust.is_trusted(eqn)
+        trusted = called is not None and trust.is_trusted(eqn, packages=not frame.strict)
         child = self._child(frame, index, 0, body, eqn.invars, trusted)
         if called is not None and not trusted and frame.blamed is None:
             child.blamed = eqn

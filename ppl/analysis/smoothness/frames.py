@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -74,6 +75,7 @@ class Frame:
         location: Where it stands.
         trusted: Whether its selections and roundings are known to be harmless.
         blamed: The call of a function of JAX that jumps by purpose, if this body is inside of one.
+        strict: Whether the packages that are trusted elsewhere are not: samplers of theirs may pick a component.
         facts: What is known of its variables, where they depend on pathwise choices.
         definitions: For each variable the index of its equation and its number among the results.
         sources: For each argument where it comes from: (frame, variable) pairs.
@@ -85,6 +87,7 @@ class Frame:
     location: Location
     trusted: bool = False
     blamed: Any = None
+    strict: bool = False
     facts: dict = dataclasses.field(default_factory=dict)
     definitions: dict = dataclasses.field(default_factory=dict)
     sources: dict = dataclasses.field(default_factory=dict)
@@ -119,20 +122,12 @@ class Frame:
         return self.sources.get(var, []) if not isinstance(var, jaxprs.Literal) else []
 
 
-_SAME = {
-    "copy",
-    "copy_p",
-    "assume_continuous",
-    "stop_gradient",
-    "reshape",
-    "broadcast_in_dim",
-    "squeeze",
-    "expand_dims",
-}
+_SAME = {"copy", "copy_p", "assume_continuous", "stop_gradient"}
+_RESHAPED = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims"}
 
 
 def canonical(frame: Frame, var) -> tuple[Frame, Any]:
-    """Follow a value back through calls and operations that leave it as it is."""
+    """Follow a value back through calls and operations that leave all of its elements where they are."""
     while not isinstance(var, jaxprs.Literal):
         made = frame.maker(var)
         if made is None:
@@ -144,11 +139,15 @@ def canonical(frame: Frame, var) -> tuple[Frame, Any]:
         step = frame.behind(index, number)
         if step is not None:
             frame, var = step
-        elif eqn.primitive.name in _SAME or _is_float_conversion(eqn):
+        elif eqn.primitive.name in _SAME or _is_float_conversion(eqn) or _is_spread_scalar(eqn):
             var = eqn.invars[0]
         else:
             return frame, var
     return frame, var
+
+
+def _is_spread_scalar(eqn) -> bool:
+    return eqn.primitive.name in _RESHAPED and math.prod(eqn.invars[0].aval.shape) == 1
 
 
 def _is_float_conversion(eqn) -> bool:

@@ -73,12 +73,14 @@ def _is_softplus(inside: Frame) -> bool:
 
 def _is_share(frame: Frame, eqn) -> bool:
     """Tell whether a quotient is x / sum(x) of positive x, as in a softmax."""
-    whole, var = canonical(frame, eqn.invars[1])
-    made = whole.maker(var)
-    if made is None or made[0].primitive.name != "reduce_sum":
+    made, axes = frame.maker(eqn.invars[1]), list(range(len(eqn.invars[1].aval.shape)))
+    while made is not None and made[0].primitive.name == "broadcast_in_dim":
+        axes = [axes[axis] for axis in made[0].params["broadcast_dimensions"]]
+        made = frame.maker(made[0].invars[0])
+    if made is None or made[0].primitive.name != "reduce_sum" or made[0].invars[0] is not eqn.invars[0]:
         return False
-    same = canonical(whole, made[0].invars[0]) == canonical(frame, eqn.invars[0])
-    return same and interval_of(frame, eqn.invars[0]).positive
+    kept = [axis for axis in range(len(eqn.invars[0].aval.shape)) if axis not in made[0].params["axes"]]
+    return axes == kept and interval_of(frame, eqn.invars[0]).positive
 
 
 def _of_argument(frame: Frame, var) -> Interval:

@@ -19,8 +19,9 @@ CONTINUOUS = frozenset(
     psum_invariant pvary random_gamma random_gamma_grad ragged_dot ragged_dot_general real reduce_max reduce_min
     reduce_precision reduce_prod reduce_sum reduce_window_max reduce_window_min reduce_window_sum
     regularized_incomplete_beta reshape rev scatter scatter-add scatter_add scatter_mul scatter-mul scatter-sub
-    scatter_sub select_n sharding_constraint sin sinh slice split sqrt square squeeze stop_gradient sub tanh tie transpose
-    triangular_solve tridiagonal_solve device_put unstack stack pbroadcast reshard mesh_cast layout_constraint name
+    scatter_sub select_n sharding_constraint sin sinh slice split sqrt square squeeze stop_gradient sub tanh transpose
+    tie triangular_solve tridiagonal_solve device_put unstack stack pbroadcast reshard mesh_cast layout_constraint
+    name
     """.split()
 )
 """Continuous wherever they are finite; `select_n` and indices in their inexact operands."""

@@ -99,7 +99,7 @@ def _caller(eqn) -> str | None:
     return None
 
 
-def is_trusted(eqn) -> bool:
+def is_trusted(eqn, packages: bool = True) -> bool:
     """Tell whether an equation that jumps is known to do no harm where it stands.
 
     Integers that a function of JAX returns are its caller's business, and no body shows where that function ends: they
@@ -108,7 +108,7 @@ def is_trusted(eqn) -> bool:
     called = called_function(eqn)
     if called is not None and called[0].lstrip("_") not in JUMPING and not called[1].startswith(_LAX):
         return bool(jaxprs.inner_bodies(eqn)) or not any(_is_integer(var) for var in eqn.outvars)
-    package = _caller(eqn)
+    package = _caller(eqn) if packages else None
     if package in _SELECTING:
         return eqn.primitive.name in _COMPARISONS and (called is None or called[0].lstrip("_") == "where")
     return package is not None
