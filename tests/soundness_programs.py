@@ -301,7 +301,7 @@ def clip_by_hand(z):
 
 @conservative
 def floor_of_a_constant(z):
-    return z + jnp.floor(0.5 * jax.nn.sigmoid(z))  # HERE
+    return z + jnp.floor(0.5 * jnp.sin(z) * jnp.cos(z) + 0.4)  # HERE
 
 
 @conservative
@@ -430,6 +430,12 @@ def power_of_positive(z):
 @accepted
 def test_for_nan(z):
     return jnp.where(jnp.isnan(z), 0.0, z**2)
+
+
+@accepted
+def roundings_that_keep_clear_of_jumps(z):
+    inside = jnp.floor(jax.nn.sigmoid(z)) + jnp.sign(jnp.exp(z)) + jnp.round(0.4 * jnp.tanh(z))
+    return inside * z + jnp.where(z**2 + 1.0 > 0.5, z, 0.0) + (0.9 * jnp.sin(z)).astype(int) + jnp.arctan2(z, 1.0)
 
 
 @accepted

@@ -22,6 +22,25 @@ class Interval:
         """Tell whether all of it lies in the other, edges included."""
         return other.low <= self.low and self.high <= other.high
 
+    def before(self, other: Interval) -> bool:
+        """Tell whether all of it is less than all of the other."""
+        return self.high < other.low or (self.high == other.low and (self.high_open or other.low_open))
+
+    @property
+    def bounded(self) -> bool:
+        """Tell whether both ends are finite."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def first(self) -> float:
+        """The least float in it."""
+        return math.nextafter(self.low, INF) if self.low_open else self.low
+
+    @property
+    def last(self) -> float:
+        """The largest float in it."""
+        return math.nextafter(self.high, -INF) if self.high_open else self.high
+
     @property
     def positive(self) -> bool:
         """Tell whether all numbers are above 0."""

@@ -6,6 +6,8 @@ that is not of inexact type (a comparison, an index, a rounding to integers) jum
 
 from __future__ import annotations
 
+import math
+
 from ppl.analysis.smoothness.frames import Frame, is_inexact
 from ppl.analysis.smoothness.ranges import interval_of
 
@@ -42,6 +44,8 @@ def why_discontinuous(frame: Frame, eqn) -> tuple[str, list[int]] | None:
     everywhere = list(range(len(eqn.invars)))
     if name == "sort":
         return _sort(eqn)
+    if _is_constant(frame, eqn, name):
+        return None
     if name in ("top_k", "approx_top_k"):
         return None  # Only its values are inexact; indices are treated by the caller.
     if not any(is_inexact(var) for var in eqn.outvars):
@@ -56,6 +60,31 @@ def why_discontinuous(frame: Frame, eqn) -> tuple[str, list[int]] | None:
     if name in CONTINUOUS or name in _WITH_POLES:
         return None
     return "it is not known to be continuous", everywhere
+
+
+def _is_constant(frame: Frame, eqn, name: str) -> bool:
+    """Tell whether an operand keeps clear of all jumps, as that of `exp(x) > 0` does."""
+    if name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        first, second = (interval_of(frame, var) for var in eqn.invars)
+        return first.before(second) or second.before(first)
+    if name == "sign":
+        return interval_of(frame, eqn.invars[0]).nonzero
+    if name in _ROUNDINGS or (name == "convert_element_type" and _is_integer(eqn.outvars[0])):
+        interval = interval_of(frame, eqn.invars[0])
+        roundings = _ROUNDINGS.get(name, [math.trunc])
+        return interval.bounded and all(rounding(interval.first) == rounding(interval.last) for rounding in roundings)
+    return False
+
+
+_ROUNDINGS = {
+    "floor": [math.floor],
+    "ceil": [math.ceil],
+    "round": [lambda x: math.floor(x + 0.5), lambda x: math.ceil(x - 0.5)],  # However halves are rounded.
+}
+
+
+def _is_integer(var) -> bool:
+    return getattr(var.aval.dtype, "kind", "") in ("i", "u")
 
 
 def _to_discrete(eqn, everywhere: list[int]) -> tuple[str, list[int]] | None:
@@ -91,7 +120,7 @@ def _half_plane(frame: Frame, eqn) -> bool:
     return interval_of(frame, eqn.invars[1]).positive
 
 
-_WITH_POLES = frozenset("div integer_pow pow rsqrt log digamma polygamma zeta lgamma".split())
+_WITH_POLES = frozenset("atan2 div integer_pow pow rsqrt log digamma polygamma zeta lgamma".split())
 
 
 def _pole(frame: Frame, eqn, name: str) -> tuple[str, list[int]] | None:
