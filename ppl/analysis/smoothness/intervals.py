@@ -171,6 +171,7 @@ def _log(x: float) -> float:
 
 
 exp, exp2 = monotone(_exp), monotone(lambda x: _exp(x * math.log(2)))
+softplus = monotone(lambda x: x if x > 36 else math.log1p(_exp(x)))
 expm1 = monotone(lambda x: _exp(x) - 1)
 logistic, tanh = monotone(_logistic), monotone(math.tanh)
 log, log1p = monotone(_log), monotone(lambda x: _log(1 + x))

@@ -49,7 +49,12 @@ def _find(frame: Frame, var) -> Interval:
     eqn, index, number = made
     step = frame.behind(index, number)
     if step is not None:
-        return POSITIVE if _is_softplus(step[0]) else interval_of(*step)
+        inside = step[0]
+        return (
+            intervals.softplus(interval_of(inside, inside.body.invars[0]))
+            if _is_softplus(inside)
+            else interval_of(*step)
+        )
     if eqn.primitive is choice_p:
         return support_interval(
             frame, eqn.params["spec"], dict(zip(eqn.params["spec"].names, eqn.invars, strict=False))

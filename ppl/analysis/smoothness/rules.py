@@ -65,6 +65,8 @@ def why_discontinuous(frame: Frame, eqn) -> tuple[str, list[int]] | None:
 def _is_constant(frame: Frame, eqn, name: str) -> bool:
     """Tell whether an operand keeps clear of all jumps, as that of `exp(x) > 0` does."""
     if name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        if eqn.invars[0] is eqn.invars[1]:
+            return True  # A test for NaN.
         first, second = (interval_of(frame, var) for var in eqn.invars)
         return first.before(second) or second.before(first)
     if name == "sign":
@@ -91,8 +93,6 @@ def _to_discrete(eqn, everywhere: list[int]) -> tuple[str, list[int]] | None:
     name = eqn.primitive.name
     if name in ("is_finite", "shape"):
         return None
-    if name in ("ne", "eq") and eqn.invars[0] is eqn.invars[1]:
-        return None  # A test for NaN.
     comparisons = ("lt", "le", "gt", "ge", "eq", "ne", "lt_to", "le_to", "eq_to")
     return "the result of a comparison jumps" if name in comparisons else "its result is discrete", everywhere
 
@@ -130,7 +130,7 @@ def _pole(frame: Frame, eqn, name: str) -> tuple[str, list[int]] | None:
     come down to it, as |x| does: were it unknown and beyond, NaN would show.
     """
     if name == "div":
-        bad = not interval_of(frame, eqn.invars[1]).nonzero
+        bad = eqn.invars[0] is not eqn.invars[1] and not interval_of(frame, eqn.invars[1]).nonzero  # x / x is 1.
         return ("its divisor may pass through 0", [1]) if bad else None
     if name == "integer_pow" and eqn.params["y"] < 0:
         bad = not interval_of(frame, eqn.invars[0]).nonzero
