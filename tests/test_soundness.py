@@ -451,3 +451,46 @@ def test_assume_continuous_keeps_sums_apart():
 def test_assume_continuous_refuses_integers():
     with pytest.raises(ppl.PPLError, match="inexact"):
         ppl.assume_continuous(jnp.arange(3))
+
+
+# --- Loops -------------------------------------------------------------------------------------------------------
+
+
+def test_carries_are_not_as_small_as_they_start():
+    """What is known of the first carry is not known of the next: neither for comparisons nor for supports."""
+
+    def compared(loc):
+        step = lambda carry, _: (carry + normal(loc, 1.0).sample() * (carry < 1.0), None)
+        return lax.scan(step, 0.0, None, length=3)[0]
+
+    def scored(loc):
+        def step(carry, _):
+            new = carry + normal(loc, 1.0).sample()
+            return new, jnp.exp(ppl.uniform(-1.0, 1.0).log_prob(carry))
+
+        return lax.scan(step, 0.0, None, length=3)[1].sum()
+
+    def stopped(loc):
+        return ppl.while_loop(lambda c: c < 1.0, lambda c: c + jnp.exp(normal(loc, 1.0).sample()), 0.0, max_steps=4)
+
+    for cost in (compared, scored, stopped):
+        with pytest.raises(UnsoundGradientError):
+            ppl.grad(cost)(jr.key(0), LOC)
+
+
+def test_solvers():
+    """An adaptive solver compares inside; the field is the user's."""
+    import diffrax
+
+    def solve(field):
+        def cost(loc):
+            z = normal(loc, 1.0).sample()
+            control = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+            term = diffrax.ODETerm(lambda t, y, args: field(y, z))
+            return diffrax.diffeqsolve(term, diffrax.Tsit5(), 0.0, 1.0, 0.1, z, stepsize_controller=control).ys[0]
+
+        return cost
+
+    assert np.isfinite(ppl.grad(solve(lambda y, z: -y * z))(jr.key(0), LOC))
+    with pytest.raises(UnsoundGradientError):
+        ppl.grad(solve(lambda y, z: jnp.where(y > z, 1.0, -1.0)))(jr.key(0), LOC)

@@ -37,6 +37,7 @@ class Walk:
                 frame.facts[var] = fact
         for index, eqn in enumerate(frame.body.eqns):
             frame.define(index, eqn)
+        for index, eqn in enumerate(frame.body.eqns):
             for var, fact in zip(eqn.outvars, self._equation(frame, index, eqn), strict=True):
                 if fact is not NOTHING:
                     frame.facts[var] = fact
@@ -170,13 +171,12 @@ class Walk:
         consts, carry, xs = view.split(args)
         while True:
             child = self._child(frame, index, 0, view.body, eqn.invars)
+            _tie(child, view.body.invars[view.num_consts :][: view.num_carry], child, view.body.outvars)
             outs = self.body(child, [*consts, *carry, *xs])
             grown = [union([old, new]) for old, new in zip(carry, outs, strict=False)]
             if all(old.sites == new.sites and old.smooth == new.smooth for old, new in zip(carry, grown, strict=True)):
                 break
             carry = grown
-        carried = view.body.invars[view.num_consts :][: view.num_carry]
-        _tie(child, carried, child, view.body.outvars)
         frame.children[index] = [child]
         return [*grown, *outs[view.num_carry :]]
 
@@ -199,21 +199,21 @@ class Walk:
         for_condition, for_body, start = view.split(eqn.invars)
         while True:
             test = self._child(frame, index, 0, view.condition, [*for_condition, *start])
-            (predicate,) = self.body(test, [*before, *carry])
             child = self._child(frame, index, 1, view.body, [*for_body, *start])
+            _tie(test, view.condition.invars[view.num_condition :], child, view.body.outvars)
+            _tie(child, view.body.invars[view.num_body :], child, view.body.outvars)
+            (predicate,) = self.body(test, [*before, *carry])
             outs = self.body(child, [*consts, *carry])
             stop = Fact(Sites(), predicate.broken) if predicate.broken else NOTHING
             grown = [union([old, new, stop]) for old, new in zip(carry, outs, strict=True)]
             if all(old.sites == new.sites and old.smooth == new.smooth for old, new in zip(carry, grown, strict=True)):
                 break
             carry = grown
-        _tie(test, view.condition.invars[view.num_condition :], child, view.body.outvars)
-        _tie(child, view.body.invars[view.num_body :], child, view.body.outvars)
         frame.children[index] = [child, test]
         return grown
 
 
 def _tie(frame: Frame, carried: Sequence, body: Frame, outs: Sequence) -> None:
-    """Say of carried values that they come from the step before, too."""
+    """Say of carried values, before the walk asks how large they are, that they come from the step before, too."""
     for var, out in zip(carried, outs, strict=False):
         frame.sources[var] = [*frame.sources[var], (body, out)]

@@ -48,7 +48,8 @@ HARMLESS = frozenset("isnan isfinite isinf isposinf isneginf isreal iscomplex".s
 """Tests whose result is the same wherever a program makes sense."""
 
 _SOLVERS = ("diffrax", "lineax", "optimistix", "numpyro", "optax")
-"""Packages whose functions are continuous in their arguments, whatever they compare inside."""
+"""Packages whose functions are continuous in their arguments, whatever they compare inside; so are the loops that they
+share, of `equinox.internal`."""
 
 _SELECTING = ("equinox",)
 """Packages whose comparisons are trusted (`PReLU`, adaptive pooling), but not the roundings that they are handed."""
@@ -71,7 +72,7 @@ def _package(file: str) -> str | None:
     for name in (*_SOLVERS, *_SELECTING):
         root = getattr(sys.modules.get(name), "__file__", None)
         if root and file.startswith(os.path.join(os.path.dirname(root), "")):
-            return name
+            return "equinox.internal" if file.startswith(os.path.join(os.path.dirname(root), "internal", "")) else name
     return None
 
 
