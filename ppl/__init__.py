@@ -10,6 +10,7 @@ from ppl.choice import choice as choice
 from ppl.choice import score_prior as score_prior
 from ppl.choicemap import Masked as Masked
 from ppl.choicemap import merge as merge
+from ppl.continuity import assume_continuous as assume_continuous
 from ppl.distributions import asymmetric_laplace as asymmetric_laplace
 from ppl.distributions import asymmetric_laplace_quantile as asymmetric_laplace_quantile
 from ppl.distributions import bernoulli as bernoulli

@@ -77,7 +77,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def _is_internal(frame: types.FrameType) -> bool:
-    file = frame.f_code.co_filename
+    return is_internal_file(frame.f_code.co_filename)
+
+
+def is_internal_file(file: str) -> bool:
+    """Tell whether a file is JAX's or ours."""
     return file.startswith((_JAX_FOLDER, *_OWN_FOLDERS)) or file == contextlib.__file__  # JAX decorates with contexts.
 
 

@@ -7,12 +7,14 @@ behind the functions of this module.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import source_info_util  # What an equation knows of its source has no public name.
 from jax._src.interpreters import ad as _private_ad  # primitive_linearizations has no public name.
 from jax.core import Tracer
 from jax.extend import core
@@ -20,7 +22,7 @@ from jax.extend.core import primitives
 from jax.interpreters import ad, batching
 from jax.interpreters import partial_eval as pe
 
-from ppl._errors import ControlFlowError, PPLError, boundary, innermost_user_source
+from ppl._errors import ControlFlowError, PPLError, boundary, innermost_user_source, is_internal_file
 
 Var, Literal = core.Var, core.Literal
 scan_p, cond_p, jit_p, remat_p, while_p = (
@@ -117,8 +119,9 @@ def first_choice(eqn):
 
 
 def bind(eqn, values: Sequence) -> list:
-    """Bind an equation again on other values."""
-    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    """Bind an equation again on other values; it keeps its source line."""
+    with source_line(eqn):
+        out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
@@ -171,6 +174,26 @@ def read_function(eqn) -> Body | None:
         return None
     fits = [body for body in inner_bodies(eqn) if len(body.invars) == len(eqn.invars)]
     return next((body for body in fits if len(body.outvars) == len(eqn.outvars)), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class While:
+    """What a while equation says: its condition and body take constants of their own, then the carry."""
+
+    condition: Body
+    body: Body
+    num_condition: int
+    num_body: int
+
+    def split(self, values: Sequence) -> tuple[list, list, list]:
+        """Split operands into constants of the condition, constants of the body, and the initial carry."""
+        second = self.num_condition + self.num_body
+        return list(values[: self.num_condition]), list(values[self.num_condition : second]), list(values[second:])
+
+
+def read_while(eqn) -> While:
+    """Read a while equation."""
+    return While(body_of(eqn.params["cond_jaxpr"]), body_of(eqn.params["body_jaxpr"]), *_while_consts(eqn))
 
 
 def read_body(eqn, number: int) -> Body:
@@ -316,7 +339,8 @@ def _close(jaxpr: Any) -> Any:
     )
 
 
-def _is_key(aval) -> bool:
+def is_key(aval) -> bool:
+    """Tell whether an abstract value is a PRNG key."""
     return jnp.issubdtype(getattr(aval, "dtype", np.dtype(np.float32)), jax.dtypes.prng_key)
 
 
@@ -330,9 +354,9 @@ def refuse_captured_keys(body: Body, name: str, frozen_args: Sequence[bool] = ()
     frozen |= {var for var, fixed in zip(body.invars, frozen_args, strict=bool(frozen_args)) if fixed}
     for eqn in body.eqns:
         fixed = [isinstance(var, core.Literal) or var in frozen for var in eqn.invars]
-        if any(fixed_var and _is_key(var.aval) for fixed_var, var in zip(fixed, eqn.invars, strict=True)):
+        if any(fixed_var and is_key(var.aval) for fixed_var, var in zip(fixed, eqn.invars, strict=True)):
             raise _captured(name, eqn)
-        if all(fixed) and any(_is_key(var.aval) for var in eqn.outvars) and not holds_choice(eqn):
+        if all(fixed) and any(is_key(var.aval) for var in eqn.outvars) and not holds_choice(eqn):
             raise _captured(name, eqn)
         inner = inner_bodies(eqn)
         if all(fixed) and not inner and eqn.primitive not in CHOICE_PRIMITIVES:
@@ -373,9 +397,68 @@ def _captured(name: str, eqn) -> PPLError:
 
 def source_of(eqn) -> str:
     """Return file and line of the user's code that made an equation."""
-    from jax._src import source_info_util
-
     return source_info_util.summarize(eqn.source_info)
+
+
+class source_line:  # noqa: N801 - a context manager, used as a word.
+    """Give the equations bound meanwhile the source of another one.
+
+    JAX has the like, which also rewrites the causes of exceptions that pass.
+    """
+
+    def __init__(self, eqn):
+        self.traceback = eqn.source_info.traceback
+
+    def __enter__(self) -> None:
+        local = source_info_util._source_info_context
+        self.before = local.context
+        if self.traceback is not None:
+            local.context = self.before.replace(traceback=self.traceback)
+
+    def __exit__(self, *_) -> None:
+        source_info_util._source_info_context.context = self.before
+
+
+_PACKAGES = os.path.join(os.path.dirname(os.path.dirname(jax.__file__)), "")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFrame:
+    """One frame of the Python stack under which an equation was made."""
+
+    file: str
+    function: str
+    line: int
+
+
+def frames_of(eqn) -> Iterator[SourceFrame]:
+    """List the Python frames under which an equation was made, innermost first.
+
+    A body that JAX has traced before is used again: the frames outside of the jitted function are then those of its
+    first caller.
+    """
+    traceback = eqn.source_info.traceback
+    for frame in traceback.frames if traceback is not None else ():
+        yield SourceFrame(frame.file_name, frame.function_name, frame.line_num)
+
+
+def user_line_of(eqn) -> str | None:
+    """Return file and line of the innermost frame of an equation that is not JAX's or ours, rather of no package's."""
+    frames = [frame for frame in frames_of(eqn) if not is_internal_file(frame.file) and not frame.file.startswith("<")]
+    own = [frame for frame in frames if not frame.file.startswith(_PACKAGES)]
+    return f"{(own or frames)[0].file}:{(own or frames)[0].line}" if frames else None
+
+
+def function_of(body: Body) -> tuple[str, str]:
+    """Return name and file of the Python function that a body was traced from; empty where JAX does not know."""
+    info = getattr(body.jaxpr, "debug_info", None)
+    name, _, place = (getattr(info, "func_src_info", None) or "").partition(" at ")
+    return name, place.rpartition(":")[0]
+
+
+def is_stop_gradient(eqn) -> bool:
+    """Tell whether an equation detaches its operand: since JAX 0.10 `stop_gradient` is a primitive of that name."""
+    return eqn.primitive.name == "stop_gradient"
 
 
 # --- JAX's own transformations around choices ---------------------------------------------------------------------

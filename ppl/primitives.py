@@ -325,6 +325,16 @@ def _factor_batch(axis_data, values, dims, **params):
 jaxprs.fancy_batchers[factor_p] = _factor_batch
 
 
+# --- The mark of a continuous value ------------------------------------------------------------------------------
+
+continuous_p = Primitive("assume_continuous")
+continuous_p.def_impl(lambda x: x)
+continuous_p.def_abstract_eval(lambda x: x)
+mlir.register_lowering(continuous_p, lambda context, x: [x])
+ad.primitive_jvps[continuous_p] = lambda primals, tangents: (continuous_p.bind(*primals), *tangents)
+jaxprs.fancy_batchers[continuous_p] = lambda axis_data, values, dims: (continuous_p.bind(*values), *dims)
+
+
 # --- Binding -----------------------------------------------------------------------------------------------------
 
 

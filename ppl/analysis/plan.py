@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -26,6 +27,7 @@ from ppl.analysis.dependence import (
     site_shape,
 )
 from ppl.analysis.positions import SAME
+from ppl.analysis.smoothness import Smoothness, smoothness
 from ppl.analysis.terms import Terms, find_terms
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import lane_shapes
@@ -50,6 +52,7 @@ class Plan:
         chains: Scans whose enumerated choices are summed by passing messages.
         kept: Choices whose strategies look at costs: direct ones, and those with a baseline.
         mixed: For each of them, the axes (steps, lanes, batch) along which some term mixes elements.
+        aux: Which of its results are auxiliary.
     """
 
     body: jaxprs.Body
@@ -62,6 +65,12 @@ class Plan:
     chains: Mapping[Location, Chain]
     kept: tuple[Location, ...]
     mixed: Mapping[Location, tuple[int, ...]]
+    aux: tuple[bool, ...]
+
+    @functools.cached_property
+    def smoothness(self) -> Smoothness:
+        """Which pathwise choices are unsound: found out once it is asked for."""
+        return smoothness(self.body, self.places, self.aux)
 
     def joint_elements(self, site: Location) -> tuple[int, ...]:
         """Return the axes of a site along which elements share costs."""
@@ -140,7 +149,7 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     if "enumerate" in modes.values():
         values = Dependence(modes, values=True).flow(body, [NONE] * len(body.invars))
         chains = find_chains(Scene(modes, places), body, flow, values, terms)
-    return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains, kept, mixed)
+    return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains, kept, mixed, tuple(aux))
 
 
 def _charges(terms: Terms, flow: Flow, body: Location) -> Iterator[tuple[Location, Deps]]:

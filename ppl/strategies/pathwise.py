@@ -14,6 +14,12 @@ class pathwise(Strategy):  # noqa: N801 - strategies read as words at the choice
     Unbiased where the costs are absolutely continuous in x. One evaluation, usually the lowest variance. Gamma, beta,
     dirichlet, student_t and what is made of them use the implicit derivative of their samplers (Figurnov et al. 2018).
 
+    Where the value reaches the objective through a discontinuity (a comparison, `floor`, the edge of a support), this
+    gradient is biased, and a derivative raises `UnsoundGradientError`.
+
+    Attributes:
+        unchecked: Leave this choice out of that check: you know that the costs are continuous in it.
+
     Example:
         >>> import jax, ppl
         >>> square = lambda loc: ppl.normal(loc, 1.0, grad=ppl.pathwise()).sample() ** 2
@@ -21,7 +27,11 @@ class pathwise(Strategy):  # noqa: N801 - strategies read as words at the choice
         True
     """
 
+    unchecked: bool = False
     mode = "path"
+
+    def __str__(self) -> str:
+        return "pathwise(unchecked)" if self.unchecked else "pathwise"
 
     def check(self, family) -> str | None:
         """Refuse discrete families, whose samplers are constant almost everywhere, and rejection samplers."""

@@ -240,6 +240,7 @@ class Evaluator:
             masked = True
         mode = strategy.mode if strategy is not None else "none"
         if mode == "path":
+            vals = self._guard_path(here, vals)
             raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.key_at(here), ops), vals)
             return Val(raw, axes)
         axes = union(vals)
@@ -265,6 +266,13 @@ class Evaluator:
         if score is not None:
             self.scores[here] = Val(score, axes)
         return Val(value, axes)
+
+    def _guard_path(self, here: Location, vals) -> list[Val]:
+        """Refuse derivatives of a pathwise choice that reaches the result through a discontinuity."""
+        path = self.plan.smoothness.unsound.get(here)
+        if path is None:
+            return vals
+        return [Val(*forbid_tangents([val.raw], path.error), val.axes) for val in vals]
 
     def _masked_by(self, active: Val, vals, lanes, masked):
         """Give a choice in a branch that may not be taken a mask, or narrow the one that it has."""

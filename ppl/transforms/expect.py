@@ -41,6 +41,7 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
         PPLError: No key is given, or a result is not of inexact type.
         ControlFlowError: A choice stands where it has no meaning.
         StrategyError: A derivative meets a choice without a strategy, or an enumeration is too large.
+        UnsoundGradientError: A derivative meets a pathwise choice that reaches the result through a discontinuity.
 
     Example:
         >>> import jax, ppl

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
+from ppl.analysis.smoothness import smoothness
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import call_p, draw
@@ -34,6 +36,8 @@ def seed(function: Callable) -> Callable[..., Any]:
         PPLError: The key is missing or is not one typed key; a key is captured as a constant.
         ControlFlowError: A choice stands where it has no meaning (an unbounded `while_loop`, a `custom_vjp` body).
         StrategyError: A derivative is taken with respect to parameters of a choice that is not pathwise.
+        UnsoundGradientError: A derivative is taken with respect to parameters of a pathwise choice that reaches a
+            result through a discontinuity.
 
     Example:
         >>> import jax, ppl
@@ -47,22 +51,30 @@ def seed(function: Callable) -> Callable[..., Any]:
         check_key(args[0] if args else None, f"seed({name_of(function)})")
         key, args = args[0], args[1:]
         program = stage_program(function, args)
-        outs = _Seed(key, program.places, program.digests).run(program.staged.body, program.leaves)
+        sound = functools.cache(lambda: _unsound(program))
+        outs = _Seed(key, program.places, program.digests, sound).run(program.staged.body, program.leaves)
         return program.staged.results(outs)
 
     return seeded
 
 
+def _unsound(program) -> Mapping:
+    """Return the pathwise choices whose derivative would be biased; integer results have none."""
+    body = program.staged.body
+    aux = [not jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in body.outvars]
+    return smoothness(body, program.places, aux).unsound
+
+
 class _Seed(Interpreter):
     """Draw every choice with a key folded from the program's key, the steps of the scans around it, and its name."""
 
-    def __init__(self, key, places, digests, location=()):
+    def __init__(self, key, places, digests, unsound: Callable[[], Mapping], location=()):
         super().__init__(location)
-        self.key, self.places, self.digests = key, places, digests
+        self.key, self.places, self.digests, self.unsound = key, places, digests, unsound
 
     def enter(self, location, extra):
         key = self.key if isinstance(extra, tuple) else jax.random.fold_in(self.key, extra)
-        return _Seed(key, self.places, self.digests, location)
+        return _Seed(key, self.places, self.digests, self.unsound, location)
 
     def scan_inputs(self, scan: jaxprs.Scan):
         return jnp.arange(scan.length, dtype=jnp.uint32)
@@ -73,6 +85,8 @@ class _Seed(Interpreter):
         strategy = eqn.params["strategy"]
         if strategy is None or strategy.mode != "path":
             values = forbid_tangents(values, lambda place=self.places[self.here]: dropped_gradient(place))
+        elif self.here in self.unsound():
+            values = forbid_tangents(values, self.unsound()[self.here].error)
         key = jax.random.fold_in(self.key, self.digests[self.here])
         return [draw(eqn.params["spec"], eqn.params["lanes"], eqn.params["masked"], key, values)]
 
