@@ -99,6 +99,14 @@ def list_places(body: jaxprs.Body) -> tuple[dict, dict]:
     return found, _digests(found)
 
 
+def with_body(program: Program, body: jaxprs.Body) -> Program:
+    """Return a rewritten program; its choices are listed anew."""
+    if body is program.staged.body:
+        return program
+    staged = dataclasses.replace(program.staged, body=body)
+    return Program(program.name, staged, program.leaves, *list_places(body))
+
+
 def unnormalised(body: jaxprs.Body):
     """Return an equation that makes a program unnormalised (a factor, a prior known by its score), or None."""
     for eqn in body.eqns:

@@ -12,9 +12,10 @@ from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
+from ppl.passes import vectorise
 from ppl.primitives import call_p, view_of
 from ppl.transforms.guards import forbid_tangents
-from ppl.transforms.programs import check_key, keyed, label_of, name_of, require_function, stage_program
+from ppl.transforms.programs import check_key, keyed, label_of, name_of, require_function, stage_program, with_body
 
 
 @boundary
@@ -48,6 +49,7 @@ def seed(function: Callable) -> Callable[..., Any]:
         check_key(args[0] if args else None, f"seed({name_of(function)})")
         key, args = args[0], args[1:]
         program = stage_program(function, args)
+        program = with_body(program, vectorise(program.staged.body))
         outs = _Seed(key, program.places, program.digests).run(program.staged.body, program.leaves)
         return program.staged.results(outs)
 
