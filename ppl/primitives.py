@@ -19,6 +19,7 @@ from jax.interpreters import ad, mlir
 
 from ppl import jaxprs
 from ppl._errors import ControlFlowError, PPLError, StrategyError, boundary
+from ppl.draws import Stream
 from ppl.family import Spec
 
 choice_p = Primitive("choice")
@@ -112,7 +113,10 @@ class View:
 
     def draw(self, key) -> jax.Array:
         """Draw every lane and batch element in one call; where the choice is not made the value is 0."""
-        value = self.spec.sample(key, self.params, self.shape)
+        if isinstance(key, Stream):
+            value = key.sample(self.spec, self.params, self.shape)
+        else:
+            value = self.spec.sample(key, self.params, self.shape)
         return value if self.mask is None else jnp.where(self.spread_mask(True), value, jnp.zeros_like(value))
 
     def log_prob(self, value, inside: bool = False) -> jax.Array:

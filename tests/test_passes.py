@@ -11,15 +11,13 @@ import pytest
 from jax import lax
 
 import ppl
-from estimators import elbo
-from ppl import gen, jaxprs, normal
+from ppl import jaxprs, normal
 from ppl.batching import Rebind
 from ppl.passes import vectorise
-from ppl.primitives import choice_p, density_p
-from ppl.transforms.expect import prepare
+from ppl.primitives import density_p
 from ppl.transforms.programs import stage_program
 from tests.statistical.random_programs import Generator, as_jax, as_law
-from tests.statistics import assert_unbiased, enumerate_law
+from tests.statistics import enumerate_law
 
 ENUMERATED = frozenset({"enumerate"})
 NOTHING = frozenset()
@@ -131,7 +129,9 @@ def test_deterministic_loops_keep_value_and_gradient(seed):
     body = jaxprs.restage(run, args)
     rewritten = vectorise(body)
     evaluate = lambda body: jax.jit(jax.value_and_grad(lambda *xs: Rebind(()).run(body, xs)[0], (0, 1)))(*args)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), evaluate(rewritten), evaluate(body))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), evaluate(rewritten), evaluate(body)
+    )
 
 
 def test_random_loops_are_rewritten():

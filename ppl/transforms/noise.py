@@ -9,27 +9,48 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
+from ppl.draws import Group, Stream, is_counter_based
 from ppl.interpreter import Place
+from ppl.passes.draws import Groups
 from ppl.primitives import View
 
 
 @dataclasses.dataclass
 class KeyNoise:
-    """Draw from keys folded from one key, the steps of the scans around a choice, and the choice's name."""
+    """Draw from keys folded from one key, the steps of the scans around a choice, and the choice's name.
+
+    Attributes:
+        key: The key of this body: of the program, or of one step.
+        digests: The names of the choices, as numbers.
+        groups: For choices that draw their noise together, the group of each.
+    """
 
     key: Any
     digests: Mapping[Location, int]
+    groups: Groups = dataclasses.field(default_factory=dict)
+    drawn: dict[tuple[Location, ...], Group] = dataclasses.field(default_factory=dict)
 
     def key_at(self, location: Location):
         """Return the key of a choice."""
         return jax.random.fold_in(self.key, self.digests[location])
 
+    def stream_at(self, location: Location):
+        """Return what a choice is drawn with: its key, or its place in a group, which gives the same numbers."""
+        group = self.groups.get(location)
+        if group is None or not is_counter_based(self.key):
+            return self.key_at(location)
+        if group not in self.drawn:
+            digests = np.array([self.digests[member] for member in group], np.uint32)
+            self.drawn[group] = Group(lambda: jax.vmap(jax.random.fold_in, (None, 0))(self.key, digests))
+        return Stream(self.drawn[group], group.index(location), lambda: self.key_at(location))
+
     def draw(self, location: Location, view: View):
         """Draw a choice."""
-        return view.draw(self.key_at(location))
+        return view.draw(self.stream_at(location))
 
     def scan_inputs(self, here: Location, length: int):
         """Return what a scan hands to `enter` in each step."""
@@ -37,11 +58,11 @@ class KeyNoise:
 
     def enter(self, extra: Any) -> KeyNoise:
         """Return the source for one step."""
-        return KeyNoise(jax.random.fold_in(self.key, extra), self.digests)
+        return KeyNoise(jax.random.fold_in(self.key, extra), self.digests, self.groups)
 
     def branch(self) -> KeyNoise:
-        """Return the source for a branch or a checkpointed body."""
-        return self
+        """Return the source for a branch or a checkpointed body, which draws its groups inside."""
+        return KeyNoise(self.key, self.digests, self.groups)
 
     def leave(self) -> Any:
         """Return what a body hands out."""
@@ -64,6 +85,8 @@ class ShapeNoise:
     def key_at(self, location: Location):
         """Refuse choices that draw continuous noise."""
         raise _infinite(self.places[location])
+
+    stream_at = key_at
 
     def draw(self, location: Location, view: View):
         """Record a choice."""
@@ -108,6 +131,8 @@ class TableNoise:
     def key_at(self, location: Location):
         """Never reached: `ShapeNoise` has refused such programs."""
         raise AssertionError(location)
+
+    stream_at = key_at
 
     def draw(self, location: Location, view: View):
         """Read a choice; where it is not made, all entries of the table count alike."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
-from ppl.passes import vectorise
+from ppl.passes import group_draws, vectorise
 from ppl.primitives import call_p, view_of
 from ppl.transforms.guards import forbid_tangents
+from ppl.transforms.noise import KeyNoise
 from ppl.transforms.programs import check_key, keyed, label_of, name_of, require_function, stage_program, with_body
 
 
@@ -50,7 +48,8 @@ def seed(function: Callable) -> Callable[..., Any]:
         key, args = args[0], args[1:]
         program = stage_program(function, args)
         program = with_body(program, vectorise(program.staged.body))
-        outs = _Seed(key, program.places, program.digests).run(program.staged.body, program.leaves)
+        noise = KeyNoise(key, program.digests, group_draws(program.staged.body))
+        outs = _Seed(noise, program.places).run(program.staged.body, program.leaves)
         return program.staged.results(outs)
 
     return seeded
@@ -59,16 +58,20 @@ def seed(function: Callable) -> Callable[..., Any]:
 class _Seed(Interpreter):
     """Draw every choice with a key folded from the program's key, the steps of the scans around it, and its name."""
 
-    def __init__(self, key, places, digests, location=()):
+    def __init__(self, noise: KeyNoise, places, location=()):
         super().__init__(location)
-        self.key, self.places, self.digests = key, places, digests
+        self.noise, self.places = noise, places
 
     def enter(self, location, extra):
-        key = self.key if isinstance(extra, tuple) else jax.random.fold_in(self.key, extra)
-        return _Seed(key, self.places, self.digests, location)
+        noise = self.noise.branch() if isinstance(extra, tuple) else self.noise.enter(extra)
+        return _Seed(noise, self.places, location)
+
+    def jit(self, eqn, values: Sequence) -> list:
+        """Walk the body in place, so that choices inside and outside share their draws."""
+        return _Seed(self.noise, self.places, (*self.here, 0)).run(jaxprs.read_call(eqn), values)
 
     def scan_inputs(self, scan: jaxprs.Scan):
-        return jnp.arange(scan.length, dtype=jnp.uint32)
+        return self.noise.scan_inputs(self.here, scan.length)
 
     def special(self, eqn, values: Sequence) -> list:
         if eqn.primitive is call_p:
@@ -76,8 +79,7 @@ class _Seed(Interpreter):
         strategy = eqn.params["strategy"]
         if strategy is None or strategy.mode != "path":
             values = forbid_tangents(values, lambda place=self.places[self.here]: dropped_gradient(place))
-        key = jax.random.fold_in(self.key, self.digests[self.here])
-        return [view_of(eqn, values).draw(key)]
+        return [self.noise.draw(self.here, view_of(eqn, values))]
 
 
 def dropped_gradient(place: Place) -> StrategyError:
