@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from ppl import jaxprs
 from ppl.family import Spec
@@ -93,6 +94,14 @@ def _inline(body: jaxprs.Body, args: Sequence, of_key: Sequence[bool]) -> list:
     return [read(var) for var in body.outvars]
 
 
+class Source:
+    """Where a choice gets its noise, if not from a key of its own; stands in for the key when it is drawn."""
+
+    def sample(self, spec: Spec, params: Sequence, shape: Shape, num_lanes: int):
+        """Draw values of batch shape `shape`, whose first axes are the lanes."""
+        raise NotImplementedError
+
+
 class Group:
     """Choices whose noise is drawn together, at the first of their draws.
 
@@ -101,35 +110,70 @@ class Group:
     """
 
     def __init__(self, keys: Callable[[], Any]):
-        self.keys, self.sampler, self.noise = keys, None, None
+        self.keys = keys
+        self.sampler: Sampler | None = None
+        self.kind: Any = None
+        self.noise: list[list] = []
 
-    def sample(self, number: int, spec: Spec, params: Sequence, shape: Shape, key: Callable[[], Any]):
-        """Draw the choice of this number; alone, if its parameters have other shapes than those of the first."""
+    def sample(self, number: int, spec: Spec, params: Sequence, shape: Shape):
+        """Draw the choice of this number; None, if its parameters have other shapes than those of the first."""
         avals = tuple((param.shape, param.dtype) for param in params)
         if self.sampler is None:
             keys = self.keys()
-            self.sampler = split_sampler(spec, avals, shape, keys.dtype), (spec, avals, shape)
-            self.noise = [_rows(noise) for noise in jax.vmap(self.sampler[0].draw)(keys)]
-        if self.sampler[1] != (spec, avals, shape):
-            return spec.sample(key(), params, shape)
-        return self.sampler[0].finish([rows[number] for rows in self.noise], params)
-
-
-def _rows(stacked) -> list:
-    return [stacked[i] for i in range(len(stacked))]
+            self.kind, self.sampler = (spec, avals, shape), split_sampler(spec, avals, shape, keys.dtype)
+            stacked = jax.vmap(self.sampler.draw)(keys)
+            self.noise = [[noise[i] for i in range(len(keys))] for noise in stacked]
+        if self.kind != (spec, avals, shape):
+            return None
+        return self.sampler.finish([rows[number] for rows in self.noise], params)
 
 
 @dataclasses.dataclass(frozen=True)
-class Stream:
-    """Where one choice of a group gets its noise: stands in for a key when a choice is drawn."""
+class Member(Source):
+    """The place of a choice in a group; `key` returns its own key, for a draw that does not fit the group's."""
 
     group: Group
     number: int
     key: Callable[[], Any]
 
-    def sample(self, spec: Spec, params: Sequence, shape: Shape):
-        """Draw values of batch shape `shape`."""
-        return self.group.sample(self.number, spec, params, shape, self.key)
+    def sample(self, spec, params, shape, num_lanes):
+        """Take the noise from the group."""
+        value = self.group.sample(self.number, spec, params, shape)
+        return spec.sample(self.key(), params, shape) if value is None else value
+
+
+@dataclasses.dataclass(frozen=True)
+class StepKeys(Source):
+    """One key for each step of the loops that a choice has left: the same as inside them.
+
+    Attributes:
+        key: The key of the choice.
+        steps: Number of lanes that have been steps.
+        lanes: Number of lanes of the choice in the program; a draw may have more, in front.
+    """
+
+    key: Any
+    steps: int
+    lanes: int
+
+    def sample(self, spec, params, shape, num_lanes):
+        """Draw under `jax.vmap` over the steps."""
+        return _each_step(self.key, spec, params, shape, num_lanes - self.lanes, self.steps)
+
+
+def _each_step(key, spec: Spec, params: Sequence, shape: Shape, at: int, steps: int):
+    if not steps:
+        return spec.sample(key, params, shape)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(shape[at], dtype=np.uint32))
+    axes, sliced = [], []
+    for param, ndim in zip(params, spec.event_ndims, strict=True):
+        laned = param.ndim == len(shape) + ndim  # Others have no lanes at all.
+        shared = laned and param.shape[at] != shape[at]
+        sliced.append(param.squeeze(at) if shared else param)
+        axes.append(at if laned and not shared else None)
+    inner = shape[:at] + shape[at + 1 :]
+    step = lambda key, *params: _each_step(key, spec, params, inner, at, steps - 1)
+    return jax.vmap(step, in_axes=(0, *axes), out_axes=at)(keys, *sliced)
 
 
 def is_counter_based(key) -> bool:

@@ -19,7 +19,7 @@ from jax.interpreters import ad, mlir
 
 from ppl import jaxprs
 from ppl._errors import ControlFlowError, PPLError, StrategyError, boundary
-from ppl.draws import Stream
+from ppl.draws import Source
 from ppl.family import Spec
 
 choice_p = Primitive("choice")
@@ -113,8 +113,8 @@ class View:
 
     def draw(self, key) -> jax.Array:
         """Draw every lane and batch element in one call; where the choice is not made the value is 0."""
-        if isinstance(key, Stream):
-            value = key.sample(self.spec, self.params, self.shape)
+        if isinstance(key, Source):
+            value = key.sample(self.spec, self.params, self.shape, len(self.lane_sizes))
         else:
             value = self.spec.sample(key, self.params, self.shape)
         return value if self.mask is None else jnp.where(self.spread_mask(True), value, jnp.zeros_like(value))
@@ -312,7 +312,11 @@ jaxprs.fancy_batchers[factor_p] = _factor_batch
 
 
 def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), masked=False, depth=0, guards=()):
-    """Bind the primitive of a choice."""
+    """Bind the primitive of a choice as it is made: no pass has moved it yet.
+
+    Passes set `steps`, the number of its first lanes that have been the steps of loops, and `digest`, its name as a
+    number, which its place no longer gives.
+    """
     return choice_p.bind(
         *operands,
         spec=spec,
@@ -324,6 +328,8 @@ def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), m
         masked=masked,
         depth=depth,
         guards=guards,
+        steps=0,
+        digest=None,
     )
 
 

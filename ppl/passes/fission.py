@@ -12,6 +12,7 @@ from jax import lax
 from ppl import jaxprs
 from ppl.passes.known import Action, Known
 from ppl.passes.policy import better_inside
+from ppl.primitives import choice_p
 
 
 def split_scan(view: jaxprs.Scan, values: Sequence, known: Known) -> list:
@@ -56,6 +57,7 @@ class _Remainder:
         outs: Numbers of the stacked outputs.
         eqns: Indices of the equations, in order.
         given: Variables that are not made in it.
+        left: Indices of the equations that are not evaluated in it.
     """
 
     def __init__(self, view: jaxprs.Scan, known: Known):
@@ -63,19 +65,17 @@ class _Remainder:
         outs = view.body.outvars
         self.carry = [i for i, role in enumerate(known.roles) if role == "loop"]
         self.outs = [j for j in range(view.num_carry, len(outs)) if not known.is_known(outs[j])]
+        hoisted = {action.index for action in known.actions if action.kind == "equation"}
+        self.left = hoisted - better_inside(view.body, hoisted, known.is_fixed, view.length)
         self.eqns, self.given = self._live([outs[i] for i in (*self.carry, *self.outs)])
 
     def _live(self, outs: list) -> tuple[list[int], list]:
         """Walk back from what the loop must hand out; cheap known values are computed where they are read."""
         eqns, inside, needed = [], set(), dict.fromkeys(outs)
-        done = {action.index for action in self.known.actions if action.kind == "equation"}
         for index in range(len(self.body.eqns) - 1, -1, -1):
             eqn = self.body.eqns[index]
             wanted = any(var in needed for var in eqn.outvars) or not eqn.outvars or bool(eqn.effects)
-            if index in done:
-                fixed = [self.known.is_fixed(var) for var in eqn.invars]
-                wanted = wanted and better_inside(eqn, fixed)
-            if wanted:
+            if wanted and index not in self.left:
                 eqns.append(index)
                 inside.update(eqn.outvars)
                 needed.update(dict.fromkeys(_ordered(eqn.invars)))
@@ -143,7 +143,7 @@ class _Outside:
             env = dict(zip(inputs, slices, strict=True))
             read = lambda var: env[var] if not isinstance(var, jaxprs.Literal) and var in env else self._fixed(var)
             for eqn in mapped:
-                env.update(zip(eqn.outvars, jaxprs.rebind(eqn, [read(var) for var in eqn.invars]), strict=True))
+                env.update(zip(eqn.outvars, _bind_outside(eqn, [read(var) for var in eqn.invars]), strict=True))
             return [env[var] for var in outputs]
 
         outs = jax.vmap(step, axis_size=self.view.length)([self.steps[var] for var in inputs])
@@ -214,6 +214,13 @@ class _Outside:
                 part = self.steps[var].sum(0, dtype=total.dtype)
             total = total + part if sign > 0 else total - part
         return total
+
+
+def _bind_outside(eqn, values: Sequence) -> list:
+    """Bind an equation for all steps; a choice remembers that its new lane is a loop's steps, each with its key."""
+    if eqn.primitive is choice_p:
+        return choice_p.bind(*values, **dict(eqn.params, steps=eqn.params["steps"] + 1))
+    return jaxprs.rebind(eqn, values)
 
 
 def _ordered(atoms) -> list:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ppl import jaxprs
@@ -22,6 +23,7 @@ _CHEAP = {
     *("ge", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy", "copy_p"),
     *("concatenate", "pad", "slice", "transpose", "integer_pow", "square", "sign", "abs", "stop_gradient"),
 }
+_FREE = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "transpose", "copy", "copy_p"}
 _BRANCHING = (jaxprs.cond_p, jaxprs.while_p)
 
 _FOUND: dict[tuple[int, str], tuple[Any, bool]] = {}
@@ -88,6 +90,8 @@ def may_hoist(eqn, fixed: list[bool], length: int, kept: frozenset[str]) -> bool
     """
     if not jaxprs.can_map(eqn) or holds_mode(eqn, kept):
         return False
+    if jaxprs.holds_choice(eqn) and eqn.primitive is not choice_p:
+        return False  # Only a lane of its own gives a choice the keys that it has had in its loop.
     if _anywhere(eqn, "unmovable", lambda e: e.primitive in (jaxprs.remat_p, call_p, factor_p)):
         return False
     once = all(fixed) and not jaxprs.holds_choice(eqn)
@@ -114,10 +118,33 @@ def _largest(eqn) -> int:
     return max(own, *inner, 0)
 
 
-def better_inside(eqn, fixed: list[bool]) -> bool:
-    """Tell whether a result is cheaper to compute in every step than to hand in: a broadcast, an outer product."""
-    if eqn.primitive.name not in _CHEAP:
-        return False
-    once = all(fixed)
-    given = sum(size_of(var) for var, same in zip(eqn.invars, fixed, strict=True) if once or not same)
-    return sum(map(size_of, eqn.outvars)) > max(given, 1)
+def _is_cheap(eqn) -> bool:
+    if eqn.primitive is jaxprs.jit_p:
+        return all(map(_is_cheap, jaxprs.read_call(eqn).eqns))
+    return eqn.primitive.name in _CHEAP
+
+
+def better_inside(body: jaxprs.Body, hoisted: Iterable[int], is_fixed: Callable[[Any], bool], length: int) -> set[int]:
+    """Find the results that are cheaper to compute in every step than to hand in: broadcasts, outer products.
+
+    The price of handing a value in is its size (a fixed one is handed in once for all steps), or what it costs to hand
+    in everything that it can cheaply be computed from.
+
+    Args:
+        body: The body of the loop.
+        hoisted: Indices of the equations that may leave it.
+        is_fixed: Tells whether a variable or literal is the same in every step.
+        length: Number of steps.
+    """
+    weight = lambda var: size_of(var) / (length if is_fixed(var) else 1)
+    price: dict[Any, float] = {}
+    inside = set()
+    for index in sorted(hoisted):
+        eqn = body.eqns[index]
+        own = sum(map(weight, eqn.outvars))
+        variables = {var for var in eqn.invars if not isinstance(var, jaxprs.Literal)}
+        sources = sum(price.get(var, weight(var)) for var in variables)
+        if _is_cheap(eqn) and (sources < own or (sources == own and eqn.primitive.name in _FREE)):
+            inside.add(index)
+            price.update((var, sources) for var in eqn.outvars)
+    return inside

@@ -6,7 +6,8 @@ density each, as if written with arrays; what really goes from step to step stay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 from ppl import jaxprs
 from ppl.interpreter import Interpreter
@@ -17,15 +18,17 @@ from ppl.passes.taint import enumerated_in_scans
 from ppl.primitives import call_p, choice_p
 
 
-def vectorise(body: jaxprs.Body, kept: frozenset[str] = frozenset()) -> jaxprs.Body:
+def vectorise(
+    body: jaxprs.Body, kept: frozenset[str] = frozenset(), digests: Mapping[tuple[int, ...], int] | None = None
+) -> jaxprs.Body:
     """Take the scans of a program apart; a program without scans around choices or densities is returned as it is.
 
-    The values of choice-free programs do not change, but for rounding. Choices keep their distributions, and stay
-    independent of one another, but a choice that leaves its loop is drawn in one call, so that its numbers change.
+    Nothing changes but rounding: a choice that leaves its loop is drawn in one call, with the key of each step.
 
     Args:
         body: The program.
         kept: Modes of the choices ("enumerate", "score", "path") that stay in their loops.
+        digests: The names of its choices as numbers, by location: they keep them.
 
     Returns:
         The same program with smaller loops.
@@ -41,54 +44,83 @@ def vectorise(body: jaxprs.Body, kept: frozenset[str] = frozenset()) -> jaxprs.B
     if not body_loops(body):
         return body
     tainted = enumerated_in_scans(body) if "enumerate" in kept else set()
-    walk = Vectorise(kept, tainted)
+    walk = Vectorise(Task(kept, tainted, digests or {}))
     return jaxprs.restage(lambda *args: walk.run(body, args), jaxprs.in_shapes(body))
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What holds for the whole program.
+
+    Attributes:
+        kept: Modes of the choices that stay in their loops.
+        tainted: Variables that must not leave their loops.
+        digests: Names of the choices, by location.
+    """
+
+    kept: frozenset[str]
+    tainted: set
+    digests: Mapping[tuple[int, ...], int]
 
 
 class Vectorise(Interpreter):
     """Walk a program, inner loops first, and take its scans apart.
 
     Attributes:
-        kept: Modes of the choices that stay in their loops.
-        tainted: Variables that must not leave their loops.
+        task: What holds for the whole program.
         prefix: Addresses of the nested calls written out so far.
         flat: Whether to write out every call that speaks of choices or densities: in the body of a scan.
+        frozen: Whether to leave the scans alone: under a checkpoint.
     """
 
-    def __init__(self, kept: frozenset[str], tainted: set, prefix: tuple[str, ...] = (), flat: bool = False):
-        super().__init__(())
-        self.kept, self.tainted, self.prefix, self.flat = kept, tainted, prefix, flat
+    def __init__(self, task: Task, location=(), prefix: tuple[str, ...] = (), flat=False, frozen=False):
+        super().__init__(location)
+        self.task, self.prefix, self.flat, self.frozen = task, prefix, flat, frozen
 
     def enter(self, location, extra):
         """Rewrite inside as outside."""
-        return Vectorise(self.kept, self.tainted, self.prefix, self.flat)
+        return Vectorise(self.task, location, self.prefix, self.flat, self.frozen)
 
     def equation(self, eqn, values: Sequence) -> list:
-        """Rewrite what holds a loop; bind the rest as it is."""
-        if eqn.primitive is choice_p and self.prefix:
-            return eqn.primitive.bind(*values, **dict(eqn.params, label="/".join([*self.prefix, eqn.params["label"]])))
-        if eqn.primitive is jaxprs.remat_p or not self._looks_into(eqn):
-            return jaxprs.rebind(eqn, values)
-        if eqn.primitive is jaxprs.scan_p:
-            return self.scan(eqn, values)
-        if eqn.primitive is jaxprs.cond_p:
-            return self.cond(eqn, values)
-        prefix = (*self.prefix, *eqn.params["address"]) if eqn.primitive is call_p else self.prefix
-        return Vectorise(self.kept, self.tainted, prefix, self.flat).run(jaxprs.read_call(eqn), values)
+        """Rewrite what holds a choice or a loop; bind the rest as it is."""
+        if jaxprs.holds_choice(eqn) or (loops(eqn) and not self.frozen) or (self.flat and self._is_open(eqn)):
+            handlers = {jaxprs.remat_p: self.remat, jaxprs.scan_p: self.scan, jaxprs.cond_p: self.cond}
+            handlers |= {jaxprs.jit_p: self.write_out, call_p: self.write_out, choice_p: self.choice}
+            if eqn.primitive in handlers:
+                return handlers[eqn.primitive](eqn, values)
+        return jaxprs.rebind(eqn, values)
 
-    def _looks_into(self, eqn) -> bool:
-        if eqn.primitive is jaxprs.scan_p:
-            return speaks(eqn)
-        if eqn.primitive in (jaxprs.jit_p, call_p):
-            return loops(eqn) or (speaks(eqn) and (self.flat or bool(self.prefix)))
-        return eqn.primitive is jaxprs.cond_p and (loops(eqn) or (bool(self.prefix) and speaks(eqn)))
+    @staticmethod
+    def _is_open(eqn) -> bool:
+        return eqn.primitive is jaxprs.jit_p and speaks(eqn)
+
+    def choice(self, eqn, values: Sequence) -> list:
+        """Let a choice keep its name and number, wherever it will stand."""
+        label = "/".join([*self.prefix, eqn.params["label"]])
+        digest = self.task.digests.get(self.here, eqn.params["digest"])
+        return eqn.primitive.bind(*values, **dict(eqn.params, label=label, digest=digest))
+
+    def write_out(self, eqn, values: Sequence) -> list:
+        """Write out a jit or a nested call."""
+        prefix = (*self.prefix, *eqn.params["address"]) if eqn.primitive is call_p else self.prefix
+        inner = Vectorise(self.task, (*self.here, 0), prefix, self.flat, self.frozen)
+        return inner.run(jaxprs.read_call(eqn), values)
+
+    def remat(self, eqn, values: Sequence) -> list:
+        """Leave the loops of a checkpointed body as they are: what it keeps in memory is the user's decision."""
+        frozen, self.frozen = self.frozen, True
+        outs = super().remat(eqn, values)
+        self.frozen = frozen
+        return outs
 
     def scan(self, eqn, values: Sequence) -> list:
         """Rewrite the body, then take the scan apart."""
+        if self.frozen:
+            return super().scan(eqn, values)
         view = jaxprs.read_scan(eqn)
-        inner = Vectorise(self.kept, self.tainted, self.prefix, flat=True)
+        inner = Vectorise(self.task, (*self.here, 0), self.prefix, flat=True)
         body = jaxprs.restage(lambda *args: inner.run(view.body, args), jaxprs.in_shapes(view.body))
         view = jaxprs.with_body(view, body)
-        usable = [isinstance(var, jaxprs.Literal) or var not in self.tainted for var in eqn.invars]
-        hoist = lambda eqn, fixed: may_hoist(eqn, fixed, view.length, self.kept)
+        usable = [isinstance(var, jaxprs.Literal) or var not in self.task.tainted for var in eqn.invars]
+        hoist = lambda eqn, fixed: may_hoist(eqn, fixed, view.length, self.task.kept)
         return split_scan(view, values, find_known(view, usable, hoist))

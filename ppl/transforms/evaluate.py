@@ -187,7 +187,7 @@ class Evaluator:
             masked = True
         mode = strategy.mode if strategy is not None else "none"
         if mode == "path":
-            raw, axes = under(lambda *ops: view(spec, lanes, masked, ops).draw(self.noise.stream_at(here)), vals)
+            raw, axes = under(lambda *ops: view(spec, lanes, masked, ops).draw(self.noise.source_at(here)), vals)
             return Val(raw, axes)
         axes = union(vals)
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)

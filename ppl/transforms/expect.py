@@ -17,7 +17,7 @@ from ppl import jaxprs
 from ppl._errors import PPLError, boundary
 from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan, refuse_enumeration
 from ppl.analysis.score_priors import check_score_priors
-from ppl.passes import group_draws, vectorise
+from ppl.passes import plan_draws, vectorise
 from ppl.passes.policy import KEPT_MODES
 from ppl.transforms.axes import Val
 from ppl.transforms.evaluate import Evaluator
@@ -58,7 +58,7 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
         program = stage_program(function, args)
         aux = check_results(program, has_aux)
         program = prepare(program, aux)
-        noise = KeyNoise(key, program.digests, group_draws(program.staged.body))
+        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
         outs = estimator(program, aux)(noise, program.leaves)
         results = program.staged.results(outs)
         return (results[0], jax.tree.map(_detach, results[1])) if has_aux else results
@@ -105,7 +105,7 @@ def _detach(leaf):
 
 def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES) -> Program:
     """Take scans apart; write out those whose enumerated choices reach later steps, where that can be afforded."""
-    program = with_body(program, vectorise(program.staged.body, KEPT_MODES))
+    program = with_body(program, vectorise(program.staged.body, KEPT_MODES, program.digests))
     plan = make_plan(program.staged.body, program.places, aux)
     check_score_priors(plan.body, plan.flow)
     while found := escapes(plan):

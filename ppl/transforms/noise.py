@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,44 +14,52 @@ import numpy as np
 
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
-from ppl.draws import Group, Stream, is_counter_based
+from ppl.draws import Group, Member, StepKeys, is_counter_based
 from ppl.interpreter import Place
-from ppl.passes.draws import Groups
+from ppl.passes.draws import Draws
 from ppl.primitives import View
 
 
 @dataclasses.dataclass
 class KeyNoise:
-    """Draw from keys folded from one key, the steps of the scans around a choice, and the choice's name.
+    """Draw from keys folded from one key, the choice's name, and the steps of the scans around it.
 
     Attributes:
-        key: The key of this body: of the program, or of one step.
+        key: The program's key.
         digests: The names of the choices, as numbers.
-        groups: For choices that draw their noise together, the group of each.
+        draws: Which choices are drawn together, and which have left their loops.
+        steps: The current step of each scan around this body, outermost first.
+        groups: The groups drawn so far in this body.
     """
 
     key: Any
     digests: Mapping[Location, int]
-    groups: Groups = dataclasses.field(default_factory=dict)
-    drawn: dict[tuple[Location, ...], Group] = dataclasses.field(default_factory=dict)
+    draws: Draws = dataclasses.field(default_factory=Draws)
+    steps: tuple[Any, ...] = ()
+    groups: dict[tuple[Location, ...], Group] = dataclasses.field(default_factory=dict)
 
     def key_at(self, location: Location):
         """Return the key of a choice."""
-        return jax.random.fold_in(self.key, self.digests[location])
+        return self._key(self.digests[location])
 
-    def stream_at(self, location: Location):
-        """Return what a choice is drawn with: its key, or its place in a group, which gives the same numbers."""
-        group = self.groups.get(location)
-        if group is None or not is_counter_based(self.key):
+    def _key(self, digest):
+        return functools.reduce(jax.random.fold_in, self.steps, jax.random.fold_in(self.key, digest))
+
+    def source_at(self, location: Location):
+        """Return what a choice is drawn with: its key, or something that gives the same numbers."""
+        if location in self.draws.steps:
+            return StepKeys(self.key_at(location), *self.draws.steps[location])
+        members = self.draws.groups.get(location)
+        if members is None or not is_counter_based(self.key):
             return self.key_at(location)
-        if group not in self.drawn:
-            digests = np.array([self.digests[member] for member in group], np.uint32)
-            self.drawn[group] = Group(lambda: jax.vmap(jax.random.fold_in, (None, 0))(self.key, digests))
-        return Stream(self.drawn[group], group.index(location), lambda: self.key_at(location))
+        if members not in self.groups:
+            digests = np.array([self.digests[member] for member in members], np.uint32)
+            self.groups[members] = Group(lambda: jax.vmap(self._key)(digests))
+        return Member(self.groups[members], members.index(location), lambda: self.key_at(location))
 
     def draw(self, location: Location, view: View):
         """Draw a choice."""
-        return view.draw(self.stream_at(location))
+        return view.draw(self.source_at(location))
 
     def scan_inputs(self, here: Location, length: int):
         """Return what a scan hands to `enter` in each step."""
@@ -58,11 +67,11 @@ class KeyNoise:
 
     def enter(self, extra: Any) -> KeyNoise:
         """Return the source for one step."""
-        return KeyNoise(jax.random.fold_in(self.key, extra), self.digests, self.groups)
+        return KeyNoise(self.key, self.digests, self.draws, (*self.steps, extra))
 
     def branch(self) -> KeyNoise:
         """Return the source for a branch or a checkpointed body, which draws its groups inside."""
-        return KeyNoise(self.key, self.digests, self.groups)
+        return KeyNoise(self.key, self.digests, self.draws, self.steps)
 
     def leave(self) -> Any:
         """Return what a body hands out."""
@@ -86,7 +95,7 @@ class ShapeNoise:
         """Refuse choices that draw continuous noise."""
         raise _infinite(self.places[location])
 
-    stream_at = key_at
+    source_at = key_at
 
     def draw(self, location: Location, view: View):
         """Record a choice."""
@@ -132,7 +141,7 @@ class TableNoise:
         """Never reached: `ShapeNoise` has refused such programs."""
         raise AssertionError(location)
 
-    stream_at = key_at
+    source_at = key_at
 
     def draw(self, location: Location, view: View):
         """Read a choice; where it is not made, all entries of the table count alike."""

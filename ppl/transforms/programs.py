@@ -133,10 +133,11 @@ def label_of(place: Place) -> str:
 def _digests(places: dict) -> dict[tuple[int, ...], int]:
     seen, used, digests = collections.Counter(), set(), {}
     for location, place in places.items():
-        label = label_of(place)
+        label, digest = label_of(place), place.eqn.params["digest"]
         name, seen[label] = f"{label}#{seen[label]}", seen[label] + 1
-        while (digest := int.from_bytes(hashlib.blake2s(name.encode(), digest_size=4).digest(), "big")) in used:
-            name += "'"  # Two names with one digest would share their noise.
+        while digest is None or digest in used:  # Two choices with one digest would share their noise.
+            digest = int.from_bytes(hashlib.blake2s(name.encode(), digest_size=4).digest(), "big")
+            name += "'"
         used.add(digest)
         digests[location] = digest
     return digests

@@ -9,7 +9,7 @@ from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
-from ppl.passes import group_draws, vectorise
+from ppl.passes import plan_draws, vectorise
 from ppl.primitives import call_p, view_of
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.noise import KeyNoise
@@ -47,8 +47,8 @@ def seed(function: Callable) -> Callable[..., Any]:
         check_key(args[0] if args else None, f"seed({name_of(function)})")
         key, args = args[0], args[1:]
         program = stage_program(function, args)
-        program = with_body(program, vectorise(program.staged.body))
-        noise = KeyNoise(key, program.digests, group_draws(program.staged.body))
+        program = with_body(program, vectorise(program.staged.body, digests=program.digests))
+        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
         outs = _Seed(noise, program.places).run(program.staged.body, program.leaves)
         return program.staged.results(outs)
 
