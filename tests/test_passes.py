@@ -432,6 +432,13 @@ def test_broadcasts_and_large_arrays_stay_inside():
     assert not any(eqn.primitive is choice_p for eqn in vectorise(large).eqns)
 
 
+def test_a_loop_of_no_steps_hands_on_what_it_was_given():
+    step = lambda c, x: (jnp.sin(x), normal(x, 1.0).sample())
+    final, ys = ppl.seed(lambda xs: lax.scan(step, 2.0, xs))(KEY, jnp.zeros(0))
+    assert float(final) == 2.0
+    assert ys.shape == (0,)
+
+
 def test_programs_without_loops_are_left_alone():
     body = staged(separate, 0.5)
     assert vectorise(body) is body

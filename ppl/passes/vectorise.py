@@ -115,9 +115,9 @@ class Vectorise(Interpreter):
 
     def scan(self, eqn, values: Sequence) -> list:
         """Rewrite the body, then take the scan apart."""
-        if self.frozen:
-            return super().scan(eqn, values)
         view = jaxprs.read_scan(eqn)
+        if self.frozen or not view.length:
+            return super().scan(eqn, values)
         inner = Vectorise(self.task, (*self.here, 0), self.prefix, flat=True)
         body = jaxprs.restage(lambda *args: inner.run(view.body, args), jaxprs.in_shapes(view.body))
         view = jaxprs.with_body(view, body)
