@@ -510,3 +510,27 @@ def map_axis(axis_data, function: Callable, in_axes: Sequence, values: Sequence)
         spmd_axis_name=axis_data.spmd_name,
     )
     return mapped(*values)
+
+
+# --- What can be evaluated for all steps of a loop at once --------------------------------------------------------
+
+
+def rebind(eqn, values: Sequence) -> list:
+    """Bind an equation again on other values, under the source line that made it."""
+    from jax._src import source_info_util
+
+    with source_info_util.user_context(eqn.source_info.traceback):
+        return bind(eqn, values)
+
+
+def can_map(eqn) -> bool:
+    """Tell whether an equation, with all that is inside it, has no effect and a batching rule."""
+    custom = eqn.primitive in (primitives.custom_jvp_call_p, primitives.custom_vjp_call_p)
+    if not (custom or eqn.primitive in fancy_batchers) or eqn.effects or "callback" in eqn.primitive.name:
+        return False
+    return all(can_map(inner) for body in inner_bodies(eqn) for inner in body.eqns)
+
+
+def with_body(view: Scan, body: Body) -> Scan:
+    """Return a scan with another body of the same operands and results."""
+    return dataclasses.replace(view, body=body)

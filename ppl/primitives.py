@@ -20,6 +20,7 @@ from jax.interpreters import ad, mlir
 
 from ppl import jaxprs
 from ppl._errors import ControlFlowError, PPLError, StrategyError, boundary
+from ppl.draws import Source
 from ppl.family import Spec
 
 choice_p = Primitive("choice")
@@ -113,7 +114,10 @@ class View:
 
     def draw(self, key) -> jax.Array:
         """Draw every lane and batch element in one call; where the choice is not made the value is 0."""
-        value = self.spec.sample(key, self.params, self.shape)
+        if isinstance(key, Source):
+            value = key.sample(self.spec, self.params, self.shape, len(self.lane_sizes))
+        else:
+            value = self.spec.sample(key, self.params, self.shape)
         return value if self.mask is None else jnp.where(self.spread_mask(True), value, jnp.zeros_like(value))
 
     def log_prob(self, value, inside: bool = False) -> jax.Array:
@@ -151,8 +155,10 @@ def _draw_once(key, *operands, spec, lanes, masked):
     return view(spec, lanes, masked, operands).draw(key)
 
 
-def draw(spec: Spec, lanes: Sequence[Lane], masked: bool, key: jax.Array, operands: Sequence) -> jax.Array:
-    """Draw a choice; choices of one kind are traced, and differentiated, once."""
+def draw(spec: Spec, lanes: Sequence[Lane], masked: bool, key: Any, operands: Sequence) -> jax.Array:
+    """Draw a choice from a key or another source; choices of one kind are traced, and differentiated, once."""
+    if isinstance(key, Source):
+        return view(spec, lanes, masked, operands).draw(key)
     return _draw_once(key, *operands, spec=spec, lanes=tuple(lanes), masked=masked)
 
 
@@ -339,7 +345,11 @@ jaxprs.fancy_batchers[continuous_p] = lambda axis_data, values, dims: (continuou
 
 
 def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), masked=False, depth=0, guards=()):
-    """Bind the primitive of a choice."""
+    """Bind the primitive of a choice as it is made: no pass has moved it yet.
+
+    Passes set `steps`, the number of its first lanes that have been the steps of loops, and `digest`, its name as a
+    number, which its place no longer gives.
+    """
     return choice_p.bind(
         *operands,
         spec=spec,
@@ -351,6 +361,8 @@ def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), m
         masked=masked,
         depth=depth,
         guards=guards,
+        steps=0,
+        digest=None,
     )
 
 

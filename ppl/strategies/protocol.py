@@ -42,6 +42,7 @@ class Strategy:
     mode: ClassVar[Literal["path", "score", "enumerate", "direct"]] = "direct"
     unbiased: ClassVar[bool] = True
     common_noise: ClassVar[bool] = False
+    unchecked: ClassVar[bool] = False  # A pathwise strategy may give the user's word that costs are continuous.
 
     def __str__(self) -> str:
         return type(self).__name__

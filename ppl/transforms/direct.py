@@ -9,6 +9,7 @@ that a score function would be charged with.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -176,7 +177,8 @@ class _Main:
     def _fresh(self, key, calls, common: bool, noise_key):
         if common or key is None:  # An oracle of finite noise has the noise of the first evaluation only.
             return None
-        return KeyNoise(jax.random.fold_in(key, next(calls)) if noise_key is None else noise_key, self.noise.digests)
+        fresh = jax.random.fold_in(key, next(calls)) if noise_key is None else noise_key
+        return dataclasses.replace(self.noise, key=fresh, groups={})
 
     def _cost(self, site, shape, value, fresh, where, steps):
         backwards = {scan: self.plan.is_reverse(scan) for scan in steps}

@@ -241,7 +241,7 @@ class Evaluator:
         mode = strategy.mode if strategy is not None else "none"
         if mode == "path":
             vals = self._guard_path(here, vals)
-            raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.key_at(here), ops), vals)
+            raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.source_at(here), ops), vals)
             return Val(raw, axes)
         axes = union(vals)
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)

@@ -6,7 +6,6 @@ sees in the end is ordinary JAX, so its own derivatives, of any order, are those
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +17,13 @@ from ppl import jaxprs
 from ppl._errors import PPLError, boundary
 from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan, refuse_enumeration
 from ppl.analysis.score_priors import check_score_priors
+from ppl.passes import plan_draws, vectorise
+from ppl.passes.policy import KEPT_MODES
 from ppl.transforms.axes import Val
 from ppl.transforms.direct import estimate_with_costs
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
-from ppl.transforms.programs import Program, check_key, keyed, list_places, name_of, require_function, stage_program
+from ppl.transforms.programs import Program, check_key, keyed, name_of, require_function, stage_program, with_body
 
 
 @boundary
@@ -58,7 +59,8 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
         program = stage_program(function, args)
         aux = check_results(program, has_aux)
         program = prepare(program, aux)
-        outs = estimator(program, aux)(KeyNoise(key, program.digests), program.leaves)
+        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
+        outs = estimator(program, aux)(noise, program.leaves)
         results = program.staged.results(outs)
         return (results[0], jax.tree.map(_detach, results[1])) if has_aux else results
 
@@ -103,7 +105,8 @@ def _detach(leaf):
 
 
 def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES) -> Program:
-    """Write out the scans whose enumerated choices reach later steps, where that can be afforded."""
+    """Take scans apart; write out those whose enumerated choices reach later steps, where that can be afforded."""
+    program = with_body(program, vectorise(program.staged.body, KEPT_MODES, program.digests))
     plan = make_plan(program.staged.body, program.places, aux)
     check_score_priors(plan.body, plan.flow)
     while found := escapes(plan):
@@ -113,8 +116,7 @@ def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES)
         body = program.staged.body
         rewrite = Unroll({scan for scan, _ in found})
         body = jaxprs.restage(lambda *args, rewrite=rewrite, body=body: rewrite.run(body, args), jaxprs.in_shapes(body))
-        staged = dataclasses.replace(program.staged, body=body)
-        program = Program(program.name, staged, program.leaves, *list_places(body))
+        program = with_body(program, body)
         plan = make_plan(body, program.places, aux)
     return program
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
+from ppl.draws import Group, Member, StepKeys, is_counter_based
 from ppl.interpreter import Place
+from ppl.passes.draws import Draws
 from ppl.primitives import View
 
 
@@ -38,20 +42,46 @@ class Noise:
 
 @dataclasses.dataclass
 class KeyNoise(Noise):
-    """Draw from keys folded from one key, the steps of the scans around a choice, and the choice's name."""
+    """Draw from keys folded from one key, the choice's name, and the steps of the scans around it.
+
+    Attributes:
+        key: The program's key.
+        digests: The names of the choices, as numbers.
+        draws: Which choices are drawn together, and which have left their loops.
+        steps: The current step of each scan around this body, outermost first.
+        groups: The groups drawn so far in this body.
+    """
 
     repeatable: ClassVar[bool] = True
 
     key: Any
     digests: Mapping[Location, int]
+    draws: Draws = dataclasses.field(default_factory=Draws)
+    steps: tuple[Any, ...] = ()
+    groups: dict[tuple[Location, ...], Group] = dataclasses.field(default_factory=dict)
 
     def key_at(self, location: Location):
         """Return the key of a choice."""
-        return jax.random.fold_in(self.key, self.digests[location])
+        return self._key(self.digests[location])
+
+    def _key(self, digest):
+        return functools.reduce(jax.random.fold_in, self.steps, jax.random.fold_in(self.key, digest))
+
+    def source_at(self, location: Location):
+        """Return what a choice is drawn with: its key, or something that gives the same numbers."""
+        if location in self.draws.steps:
+            return StepKeys(self.key_at(location), *self.draws.steps[location])
+        members = self.draws.groups.get(location)
+        if members is None or not is_counter_based(self.key):
+            return self.key_at(location)
+        if members not in self.groups:
+            digests = np.array([self.digests[member] for member in members], np.uint32)
+            self.groups[members] = Group(lambda: jax.vmap(self._key)(digests))
+        return Member(self.groups[members], members.index(location), lambda: self.key_at(location))
 
     def draw(self, location: Location, view: View):
         """Draw a choice."""
-        return view.draw(self.key_at(location))
+        return view.draw(self.source_at(location))
 
     def scan_inputs(self, here: Location, length: int):
         """Return what a scan hands to `enter` in each step."""
@@ -59,11 +89,11 @@ class KeyNoise(Noise):
 
     def enter(self, extra: Any) -> KeyNoise:
         """Return the source for one step."""
-        return KeyNoise(jax.random.fold_in(self.key, extra), self.digests)
+        return KeyNoise(self.key, self.digests, self.draws, (*self.steps, extra))
 
     def branch(self) -> KeyNoise:
-        """Return the source for a branch or a checkpointed body."""
-        return self
+        """Return the source for a branch or a checkpointed body, which draws its groups inside."""
+        return KeyNoise(self.key, self.digests, self.draws, self.steps)
 
     def leave(self) -> Any:
         """Return what a body hands out."""
@@ -86,6 +116,8 @@ class ShapeNoise(Noise):
     def key_at(self, location: Location):
         """Refuse choices that draw continuous noise."""
         raise _infinite(self.places[location])
+
+    source_at = key_at
 
     def draw(self, location: Location, view: View):
         """Record a choice."""
@@ -130,6 +162,8 @@ class TableNoise(Noise):
     def key_at(self, location: Location):
         """Never reached: `ShapeNoise` has refused such programs."""
         raise AssertionError(location)
+
+    source_at = key_at
 
     def draw(self, location: Location, view: View):
         """Read a choice; where it is not made, all entries of the table count alike."""

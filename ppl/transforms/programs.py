@@ -124,6 +124,14 @@ def list_places(body: jaxprs.Body) -> tuple[dict, dict]:
     return found, _digests(found)
 
 
+def with_body(program: Program, body: jaxprs.Body) -> Program:
+    """Return a rewritten program; its choices are listed anew."""
+    if body is program.staged.body:
+        return program
+    staged = dataclasses.replace(program.staged, body=body)
+    return Program(program.name, staged, program.leaves, *list_places(body))
+
+
 def unnormalised(body: jaxprs.Body):
     """Return an equation that makes a program unnormalised (a factor, a prior known by its score), or None."""
     for eqn in body.eqns:
@@ -150,10 +158,11 @@ def label_of(place: Place) -> str:
 def _digests(places: dict) -> dict[tuple[int, ...], int]:
     seen, used, digests = collections.Counter(), set(), {}
     for location, place in places.items():
-        label = label_of(place)
+        label, digest = label_of(place), place.eqn.params["digest"]
         name, seen[label] = f"{label}#{seen[label]}", seen[label] + 1
-        while (digest := int.from_bytes(hashlib.blake2s(name.encode(), digest_size=4).digest(), "big")) in used:
-            name += "'"  # Two names with one digest would share their noise.
+        while digest is None or digest in used:  # Two choices with one digest would share their noise.
+            digest = int.from_bytes(hashlib.blake2s(name.encode(), digest_size=4).digest(), "big")
+            name += "'"
         used.add(digest)
         digests[location] = digest
     return digests

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from ppl import jaxprs
@@ -14,9 +13,11 @@ from ppl._errors import StrategyError, boundary
 from ppl.analysis.smoothness import smoothness
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
+from ppl.passes import plan_draws, vectorise
 from ppl.primitives import call_p, draw
 from ppl.transforms.guards import forbid_tangents
-from ppl.transforms.programs import check_key, keyed, label_of, name_of, require_function, stage_program
+from ppl.transforms.noise import KeyNoise
+from ppl.transforms.programs import check_key, keyed, label_of, name_of, require_function, stage_program, with_body
 
 
 @boundary
@@ -51,8 +52,10 @@ def seed(function: Callable) -> Callable[..., Any]:
         check_key(args[0] if args else None, f"seed({name_of(function)})")
         key, args = args[0], args[1:]
         program = stage_program(function, args)
+        program = with_body(program, vectorise(program.staged.body, digests=program.digests))
         sound = functools.cache(lambda: _unsound(program))
-        outs = _Seed(key, program.places, program.digests, sound).run(program.staged.body, program.leaves)
+        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
+        outs = _Seed(noise, program.places, sound).run(program.staged.body, program.leaves)
         return program.staged.results(outs)
 
     return seeded
@@ -68,16 +71,21 @@ def _unsound(program) -> Mapping:
 class _Seed(Interpreter):
     """Draw every choice with a key folded from the program's key, the steps of the scans around it, and its name."""
 
-    def __init__(self, key, places, digests, unsound: Callable[[], Mapping], location=()):
+    def __init__(self, noise: KeyNoise, places, unsound: Callable[[], Mapping], location=()):
         super().__init__(location)
-        self.key, self.places, self.digests, self.unsound = key, places, digests, unsound
+        self.noise, self.places, self.unsound = noise, places, unsound
 
     def enter(self, location, extra):
-        key = self.key if isinstance(extra, tuple) else jax.random.fold_in(self.key, extra)
-        return _Seed(key, self.places, self.digests, self.unsound, location)
+        noise = self.noise.branch() if isinstance(extra, tuple) else self.noise.enter(extra)
+        return _Seed(noise, self.places, self.unsound, location)
+
+    def jit(self, eqn, values: Sequence) -> list:
+        """Walk the body in place, so that choices inside and outside share their draws."""
+        inner = _Seed(self.noise, self.places, self.unsound, (*self.here, 0))
+        return inner.run(jaxprs.read_call(eqn), values)
 
     def scan_inputs(self, scan: jaxprs.Scan):
-        return jnp.arange(scan.length, dtype=jnp.uint32)
+        return self.noise.scan_inputs(self.here, scan.length)
 
     def special(self, eqn, values: Sequence) -> list:
         if eqn.primitive is call_p:
@@ -87,8 +95,8 @@ class _Seed(Interpreter):
             values = forbid_tangents(values, lambda place=self.places[self.here]: dropped_gradient(place))
         elif self.here in self.unsound():
             values = forbid_tangents(values, self.unsound()[self.here].error)
-        key = jax.random.fold_in(self.key, self.digests[self.here])
-        return [draw(eqn.params["spec"], eqn.params["lanes"], eqn.params["masked"], key, values)]
+        params = eqn.params
+        return [draw(params["spec"], params["lanes"], params["masked"], self.noise.source_at(self.here), values)]
 
 
 def dropped_gradient(place: Place) -> StrategyError:

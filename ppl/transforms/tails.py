@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ppl.analysis.dependence import Location
+from ppl.draws import StepKeys
 from ppl.primitives import View
 from ppl.transforms.records import spread
 
@@ -76,9 +77,16 @@ class TailNoise:
             return self.base.key_at(location)
         return jnp.where(changed, self.fresh.key_at(location), self.base.key_at(location))
 
+    def source_at(self, location: Location):
+        """Return what a choice is drawn with."""
+        if self._changed(location) is False:
+            return self.base.source_at(location)
+        key, steps = self.key_at(location), self.base.draws.steps.get(location)
+        return key if steps is None else StepKeys(key, *steps)
+
     def _draw(self, location: Location, view: View):
         changed = self._changed(location)
-        return self.base.draw(location, view) if changed is False else view.draw(self.key_at(location))
+        return self.base.draw(location, view) if changed is False else view.draw(self.source_at(location))
 
     def _changed(self, location: Location):
         """Say whether a choice depends on what is given, so that its noise is to be fresh."""

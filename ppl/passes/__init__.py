@@ -1,0 +1,4 @@
+"""Passes: staged programs become staged programs that mean the same and run faster."""
+
+from ppl.passes.draws import plan_draws as plan_draws
+from ppl.passes.vectorise import vectorise as vectorise
