@@ -70,6 +70,24 @@ def two_scans(theta):
     return lax.scan(lambda total, value: (total + (value + 0.5) ** 2, None), 0.0, values)[0]
 
 
+def neighbours(theta):
+    """Choices in one scan, costs of neighbours in another: a mean-field guide and a Markov model."""
+    values = lax.scan(lambda carry, p: (carry, flip(p)), 0.0, theta)[1]
+    step = lambda carry, value: ((value, carry[1] + (value + 0.5 * carry[0] + 0.5) ** 2), None)
+    return lax.scan(step, (0.0, 0.0), values)[0][1]
+
+
+def shifted(theta):
+    """The same, written on arrays."""
+    values = batched_values(theta)
+    return ((values + 0.5 * jnp.concatenate([jnp.zeros(1), values[:-1]]) + 0.5) ** 2).sum()
+
+
+def batched_values(theta):
+    """Toss all coins at once."""
+    return flip(theta)
+
+
 def scan_in_lanes(theta):
     """Lanes of scans of two steps."""
     pairs = jnp.stack([theta, 1 - theta], 1)
@@ -86,7 +104,19 @@ PROGRAMS: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "scan": (steps, STEPS),
     "scan, costs outside": (stacked_steps, STEPS),
     "guide and model scans": (two_scans, STEPS),
+    "neighbours": (neighbours, STEPS),
+    "neighbours, arrays": (shifted, STEPS),
 }
+
+
+LAST = (steps, stacked_steps, two_scans, neighbours, shifted)
+"""Programs of which the last element is looked at: nothing comes after it."""
+
+
+def exact_variance(program: Callable) -> float:
+    """Return the variance in the smallest program of the kind, by enumeration (of its last element)."""
+    size = 2 if program in (neighbours, shifted) else 1
+    return float(ppl.exact_gradient(program)(jnp.full(size, 0.4)).variance[-1])
 
 
 def variance(program: Callable, size: int, draws: int = 400_000) -> tuple[float, float]:
@@ -94,7 +124,7 @@ def variance(program: Callable, size: int, draws: int = 400_000) -> tuple[float,
 
     Elements are alike, so that of lanes all are used: `draws` numbers in all.
     """
-    last = program in (steps, stacked_steps, two_scans)
+    last = program in LAST
     num_keys = max(200, draws // (1 if last else size))
     theta = jnp.full(size, 0.4)
     pick = lambda g: g[-1:] if last else g
@@ -110,7 +140,7 @@ def main(names):
     """Print a row for each program and size."""
     for name in names or PROGRAMS:
         program, sizes = PROGRAMS[name]
-        exact = float(ppl.exact_gradient(program)(jnp.full(1, 0.4)).variance[0])
+        exact = exact_variance(program)
         for size in sizes:
             found, error = variance(program, size)
             row = {"program": name, "size": size, "variance": found, "standard_error": error, "exact": exact}

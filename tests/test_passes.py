@@ -392,7 +392,7 @@ LEFT = {  # Loops left, and choices outside of them.
     "varying cond": (lambda c, x: (c, lax.cond(x > 0, lambda: normal(x, 1.0).sample(), lambda: x)), 1, 0),
     "checkpoint": (lambda c, x: (c, jax.checkpoint(lambda u: normal(u, 1.0).sample())(x)), 1, 0),
     "enumerated": (lambda c, x: (c + ppl.bernoulli(0.3, grad=ppl.enum()).sample(), normal(x, 1.0).sample()), 1, 1),
-    "score": (lambda c, x: (c + normal(x, 1.0, grad=ppl.reinforce()).sample(), normal(x, 1.0).sample()), 1, 1),
+    "score": (lambda c, x: (c + normal(x, 1.0, grad=ppl.reinforce()).sample(), normal(x, 1.0).sample()), 0, 2),
     "callback": (lambda c, x: (c + jax.pure_callback(np.sin, x, x), normal(x, 1.0).sample()), 1, 1),
 }
 

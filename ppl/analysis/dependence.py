@@ -21,7 +21,19 @@ from typing import Any
 import numpy as np
 
 from ppl import jaxprs
-from ppl.analysis.positions import FROM, SAME, UPTO, Position, combined, join, resolution, shifted, through
+from ppl.analysis.positions import (
+    AFTER,
+    BEFORE,
+    INF,
+    SAME,
+    Position,
+    Window,
+    hull,
+    join,
+    resolution,
+    shifted,
+    through,
+)
 from ppl.analysis.rules import axis_maps
 from ppl.primitives import call_p, choice_p, lane_shapes
 
@@ -50,13 +62,13 @@ class Slice:
     Attributes:
         outer: What the input depends on outside of the scan; this has the same axes but one.
         axis: That axis, which runs along the steps.
-        kind: Whether on the lanes at this step, up to it, or from it on.
+        window: On which lanes, relative to this step.
         scan: The scan.
     """
 
     outer: Any
     axis: int
-    kind: str
+    window: Window
     scan: Location
 
 
@@ -124,9 +136,9 @@ def _merged(pair: list) -> list[tuple[Key, Position]]:
     (first, _), (second, _) = pair
     depths = _depth(first), _depth(second)
     if depths[0] == depths[1] and (first.outer, first.axis, first.scan) == (second.outer, second.axis, second.scan):
-        kind = combined(first.kind, second.kind)
-        if kind is not None:
-            return [(dataclasses.replace(first, kind=kind), position) for _, position in pair]
+        window = hull(first.window, second.window)
+        if window is not None:
+            return [(dataclasses.replace(first, window=window), position) for _, position in pair]
     return [lifted(*item) if depth == max(depths) else item for item, depth in zip(pair, depths, strict=True)]
 
 
@@ -194,9 +206,19 @@ def _to_past(key: Key, position: Position, here: Location, reverse: bool) -> tup
     if isinstance(key, Slice):
         if key.scan != here:
             return key, position
-        kind = combined(key.kind, FROM if reverse else UPTO)
-        return lifted(key, position) if kind is None else (dataclasses.replace(key, kind=kind), position)
+        window = _one_step_later(key.window, reverse)
+        return lifted(key, position) if window is None else (dataclasses.replace(key, window=window), position)
     return (Past(key, here), position) if not isinstance(key, Past) and is_inside(key, here) else (key, position)
+
+
+def _one_step_later(window: Window, reverse: bool) -> Window | None:
+    """Restate a window of lanes for the next step; one that has been carried before reaches back to the first."""
+    first, last, exact = window
+    if reverse:
+        first, last = first + 1, last + 1 if last <= 0 else INF
+    else:
+        first, last = first - 1 if first >= 0 else -INF, last - 1
+    return hull((first, last, exact), (first, last, exact))
 
 
 def to_slices(deps: Deps, here: Location) -> Deps:
@@ -208,8 +230,8 @@ def _to_slice(key: Key, position: Position, here: Location) -> tuple[Key, Positi
     along = [(axis, relation[1]) for axis, relation in enumerate(position) if relation and relation[0] == 0]
     if not along:
         return key, shifted(position, -1)
-    ((axis, kind),) = along
-    return Slice(key, axis, kind, here), shifted((*position[:axis], *position[axis + 1 :]), -1)
+    ((axis, window),) = along
+    return Slice(key, axis, window, here), shifted((*position[:axis], *position[axis + 1 :]), -1)
 
 
 def to_outside(deps: Deps, here: Location, reverse: bool, stacked: bool) -> Deps:
@@ -219,13 +241,13 @@ def to_outside(deps: Deps, here: Location, reverse: bool, stacked: bool) -> Deps
 
 def _to_outside(key: Key, position: Position, here: Location, reverse: bool, stacked: bool) -> tuple[Key, Position]:
     position = shifted(position, int(stacked))
-    along = lambda kind: (0, kind) if stacked else None
+    along = lambda window: (0, window) if stacked else None
     if isinstance(key, Slice):
         if key.scan != here:
             return key, position
-        return key.outer, (*position[: key.axis], along(key.kind), *position[key.axis :])
+        return key.outer, (*position[: key.axis], along(key.window), *position[key.axis :])
     if isinstance(key, Past):
-        return (key.location, (along(FROM if reverse else UPTO), *position)) if key.scan == here else (key, position)
+        return (key.location, (along(AFTER if reverse else BEFORE), *position)) if key.scan == here else (key, position)
     return (key, (along(SAME), *position)) if is_inside(key, here) else (key, position)
 
 
@@ -407,6 +429,6 @@ def _is_whole(flow: Flow, eqn, args: Sequence[Deps], deps: Deps) -> bool:
     return all(_resolution(args[i]) == _resolution(deps) and flow.is_whole(eqn.invars[i]) for i in linear)
 
 
-def _resolution(deps: Deps) -> dict[Key, int]:
+def _resolution(deps: Deps) -> dict[Key, tuple]:
     """Say of each dependency how finely its lanes are kept apart."""
     return {key: resolution(position) for key, position in deps.items()}

@@ -26,7 +26,7 @@ from ppl.analysis.dependence import (
     root,
     site_shape,
 )
-from ppl.analysis.positions import SAME
+from ppl.analysis.positions import SAME, Window
 from ppl.analysis.smoothness import Smoothness, smoothness
 from ppl.analysis.terms import Terms, find_terms
 from ppl.interpreter import Interpreter, Place
@@ -186,21 +186,21 @@ def _mixed_axes(site: Location, place: Place, charges: Sequence[tuple[Location, 
     for body, deps in charges:
         for key, position in deps.items():
             if location_of(key) == site:
-                kinds = relations(key, position, body, place)
-                found |= {axis for axis, size in enumerate(sizes) if size > 1 and kinds[axis] != SAME}
+                windows = relations(key, position, body, place)
+                found |= {axis for axis, size in enumerate(sizes) if size > 1 and windows[axis] != SAME}
     return tuple(sorted(found))
 
 
-def relations(key: Key, position, body: Location, place: Place) -> list[str | None]:
+def relations(key: Key, position, body: Location, place: Place) -> list[Window | None]:
     """Say of each axis of a site (steps of all scans around it, lanes, batch) how a value in a body follows it."""
-    kinds = [None if relation is None else relation[1] for relation in position]
+    windows = [None if relation is None else relation[1] for relation in position]
     while isinstance(key, Slice):
-        kinds = [*kinds[: key.axis], key.kind, *kinds[key.axis :]]
+        windows = [*windows[: key.axis], key.window, *windows[key.axis :]]
         key, body = key.outer, key.scan[:-1]
     around = key.scan if isinstance(key, Past) else body
     shared = [scan for scan, _ in place.scans if is_within(around, scan)]  # The value is in the same step of these.
     before = [None if isinstance(key, Past) and scan == key.scan else SAME for scan in shared]
-    return [*before, *kinds]
+    return [*before, *windows]
 
 
 def num_values(place: Place) -> int:

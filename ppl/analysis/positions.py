@@ -1,37 +1,70 @@
 """Where the lanes of a choice lie in a value: per axis of the choice, an axis of the value, or all lanes at once.
 
 A choice made by `vmap`, with a batch, or in a scan (seen from outside) is many independent choices, one for each index
-of its axes. A value is *aligned* with such an axis if its element at index i along one of its own axes depends on no
-other choices than those at i ("same"), up to i ("upto", as a cumulative sum does) or from i on ("from").
+of its axes. A value *follows* such an axis if its element at index i along one of its own axes depends on no other
+choices than those in a window around i: on lane i alone ("same"), on lane i - 1 (values shifted by one step), on all
+lanes up to i (a cumulative sum).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-SAME, UPTO, FROM = "same", "upto", "from"
+INF = 2**40
+"""Further than any lane."""
 
-Relation = tuple[int, str] | None
-"""An axis of the value and how it follows the axis of the choice; None: every element depends on all lanes."""
+Window = tuple[int, int, bool]
+"""First and last lane, relative to the index, and whether the value has exactly one element for each lane."""
+
+SAME: Window = (0, 0, True)
+UPTO: Window = (-INF, 0, True)
+FROM: Window = (0, INF, True)
+BEFORE: Window = (-INF, -1, True)
+AFTER: Window = (1, INF, True)
+
+MAX_WIDTH = 8
+"""Widest window that is kept: wider ones reach to the end."""
+
+Relation = tuple[int, Window] | None
+"""An axis of the value and the window of lanes; None: every element depends on all lanes."""
 
 Position = tuple[Relation, ...]
 """One relation for each axis of the choice."""
 
-AxisMap = Mapping[int, tuple[int, str]]
+AxisMap = Mapping[int, tuple[int, Window]]
 """For axes of an operand, the axis of the result that follows it, and how; others are mixed."""
 
 
-def combined(first: str, second: str) -> str | None:
-    """Return the kind of what follows an axis in both ways; None where that is all lanes."""
-    kinds = {first, second} - {SAME}
-    return None if len(kinds) > 1 else kinds.pop() if kinds else SAME
+def shift(by: int) -> Window:
+    """Return the window of a value whose element i is the operand's element i + by."""
+    return (by, by, False)
+
+
+def _bounded(first: int, last: int, exact: bool) -> Window | None:
+    first, last = max(first, -INF), min(last, INF)
+    if last - first > MAX_WIDTH:  # One that reaches to one end keeps its other side, be it finite.
+        first, last = (-INF if first < 0 else first), (INF if last > 0 else last)
+    return None if (first, last) == (-INF, INF) else (first, last, exact)
+
+
+def hull(first: Window, second: Window) -> Window | None:
+    """Return the window of what depends on lanes in two ways; None where that is all lanes."""
+    return _bounded(min(first[0], second[0]), max(first[1], second[1]), first[2] and second[2])
+
+
+def composed(inner: Window, outer: Window) -> Window | None:
+    """Return the window of a value that looks at a window of what looks at a window of lanes."""
+    return _bounded(inner[0] + outer[0], inner[1] + outer[1], inner[2] and outer[2])
+
+
+def _relation(axis: int, window: Window | None) -> Relation:
+    return None if window is None else (axis, window)
 
 
 def _join(first: Relation, second: Relation) -> Relation:
     if first is None or second is None or first[0] != second[0]:
         return None
-    kind = combined(first[1], second[1])
-    return None if kind is None else (first[0], kind)
+    return _relation(first[0], hull(first[1], second[1]))
 
 
 def join(first: Position, second: Position) -> Position:
@@ -42,9 +75,8 @@ def join(first: Position, second: Position) -> Position:
 def _through(relation: Relation, axes: AxisMap) -> Relation:
     if relation is None or relation[0] not in axes:
         return None
-    axis, kind = axes[relation[0]]
-    both = combined(relation[1], kind)
-    return None if both is None else (axis, both)
+    axis, window = axes[relation[0]]
+    return _relation(axis, composed(relation[1], window))
 
 
 def through(position: Position, axes: AxisMap) -> Position:
@@ -59,6 +91,6 @@ def shifted(position: Position, by: int) -> Position:
     )
 
 
-def resolution(position: Position) -> int:
-    """Count how much a position tells: more is finer."""
-    return sum(0 if relation is None else 2 if relation[1] == SAME else 1 for relation in position)
+def resolution(position: Position) -> tuple:
+    """Say how much a position tells: the window of each axis, wherever it lies."""
+    return tuple(None if relation is None else relation[1][:2] for relation in position)

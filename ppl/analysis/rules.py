@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from ppl.analysis.positions import FROM, SAME, UPTO, AxisMap
+from ppl.analysis.positions import FROM, SAME, UPTO, AxisMap, shift
 from ppl.primitives import choice_p, density_p, lane_shapes
 
 Shape = tuple[int, ...]
@@ -98,7 +98,11 @@ def _squeeze(params, shapes, out):
 
 
 def _concatenate(params, shapes, out):
-    return [_keep(shape, out, (params["dimension"],)) for shape in shapes]
+    axis, maps, start = params["dimension"], [], 0
+    for shape in shapes:
+        maps.append({**_keep(shape, out, (axis,)), axis: (axis, shift(-start))})
+        start += shape[axis]
+    return maps
 
 
 def _stack(params, shapes, out):
@@ -115,7 +119,9 @@ def _tile(params, shapes, out):
 
 
 def _slice(params, shapes, out):
-    return [_keep(shapes[0], out)]
+    starts, strides = params["start_indices"], params["strides"] or (1,) * len(out)
+    cut = [i for i in range(len(out)) if shapes[0][i] != out[i]]
+    return [{**_keep(shapes[0], out, cut), **{i: (i, shift(starts[i])) for i in cut if strides[i] == 1}}]
 
 
 def _rev(params, shapes, out):
@@ -123,8 +129,10 @@ def _rev(params, shapes, out):
 
 
 def _pad(params, shapes, out):
-    moved = [i for i, config in enumerate(params["padding_config"]) if tuple(config) != (0, 0, 0)]
-    return [_keep(shapes[0], out, moved), MIXED]
+    configs = dict(enumerate(params["padding_config"]))
+    moved = [i for i, config in configs.items() if tuple(config) != (0, 0, 0)]
+    shifts = {i: (i, shift(-configs[i][0])) for i in moved if configs[i][2] == 0}
+    return [{**_keep(shapes[0], out, moved), **shifts}, MIXED]
 
 
 def _dynamic_slice(params, shapes, out):

@@ -9,8 +9,8 @@ from typing import Any
 from ppl import jaxprs
 from ppl.primitives import call_p, choice_p, density_p, factor_p
 
-KEPT_MODES = frozenset({"enumerate", "score"})
-"""Modes of choices that stay in their loop under `expect`: it charges and sums these step by step."""
+KEPT_MODES = frozenset({"enumerate"})
+"""Modes of choices that stay in their loop under `expect`: a chain of enumerated choices is summed step by step."""
 
 STEP_ELEMENTS = 2**14
 """Largest array of one step that is worth a place outside: beyond it the loop itself costs next to nothing."""

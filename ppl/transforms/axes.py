@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ppl.analysis.dependence import in_order
-from ppl.analysis.positions import FROM, SAME, Position
+from ppl.analysis.positions import INF, SAME, Position, Window
 
 Axes = tuple[Any, ...]
 """Enumerated choices (locations, or `Past` for those of the step before) in order: the leading axes of a value."""
@@ -60,24 +61,52 @@ def expand(val: Val, axes: Axes, sizes: dict) -> Any:
     return jnp.broadcast_to(spread, tuple(sizes[axis] for axis in axes) + own)
 
 
-def aligned(array, position: Position, ndim: int):
-    """Sum what is given for every lane of a choice into what broadcasts against a value with so many axes.
+def aligned(array, position: Position, shape: Sequence[int]):
+    """Sum what is given for every lane of a choice into what broadcasts against a value of this shape.
 
     Args:
         array: Numbers over the axes of the choice.
-        position: Where these axes lie in the value: they are kept, accumulated, or summed.
-        ndim: Number of axes of the value.
+        position: Where these axes lie in the value: they are kept, summed over windows, or summed.
+        shape: Shape of the value.
     """
     for axis in reversed(range(len(position))):
         relation = position[axis]
-        if relation is None:
-            array = array.sum(axis)
-        elif relation[1] != SAME:
-            array = lax.cumsum(array, axis, reverse=relation[1] == FROM)
+        array = array.sum(axis) if relation is None else windowed(array, axis, relation[1], shape[relation[0]])
     targets = [relation[0] for relation in position if relation is not None]
     order = sorted(range(len(targets)), key=targets.__getitem__)
     array = jnp.transpose(array, order)
-    return jnp.expand_dims(array, [axis for axis in range(ndim) if axis not in targets])
+    return jnp.expand_dims(array, [axis for axis in range(len(shape)) if axis not in targets])
+
+
+def windowed(array, axis: int, window: Window, length: int):
+    """Sum an array along an axis over the window of lanes around each of `length` indices."""
+    first, last, _ = window
+    if window == SAME or array.shape[axis] == 1:  # What is one for all lanes stays so.
+        return array
+    if first == -INF:
+        return _ends(lax.cumsum(array, axis), axis, np.arange(length) + last)
+    if last == INF:
+        backwards = lax.cumsum(array, axis, reverse=True)
+        return _ends(jnp.flip(backwards, axis), axis, array.shape[axis] - 1 - (np.arange(length) + first))
+    size = array.shape[axis]
+    padding = [(0, 0, 0)] * array.ndim
+    total = None
+    for offset in range(first, last + 1):
+        padding[axis] = (-offset, length - size + offset, 0)
+        moved = lax.pad(array, jnp.zeros((), array.dtype), padding)
+        total = moved if total is None else total + moved
+    return total
+
+
+def _ends(sums, axis: int, indices: np.ndarray):
+    """Read cumulative sums: 0 before the first, the total after the last."""
+    indices = np.clip(indices, -1, sums.shape[axis] - 1)
+    read = jnp.take(sums, np.maximum(indices, 0), axis)
+    if (indices >= 0).all():
+        return read if len(indices) != sums.shape[axis] or (np.diff(indices) != 1).any() else sums
+    shape = [1] * sums.ndim
+    shape[axis] = len(indices)
+    return jnp.where((indices >= 0).reshape(shape), read, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -176,7 +176,7 @@ class Evaluator:
         if keys:
 
             def charge(term, *scores):
-                spread = [aligned(s, deps[key], term.ndim) for key, s in zip(keys, scores, strict=True)]
+                spread = [aligned(s, deps[key], term.shape) for key, s in zip(keys, scores, strict=True)]
                 return term * magic(functools.reduce(jnp.add, spread))
 
             term = Val(*under(charge, [val, *(self.scores[key] for key in keys)]))
@@ -185,7 +185,7 @@ class Evaluator:
 
     def _averaged(self, term: Val, deps: Deps):
         """Sum a term over the joint values of its enumerated choices, with their probabilities."""
-        factors = self.factors(deps, term.raw.ndim - len(term.axes))
+        factors = self.factors(deps, term.raw.shape[len(term.axes) :])
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
         self.num_states(term.axes)
         weight = multiply(factors)
@@ -193,12 +193,12 @@ class Evaluator:
         finite = jnp.where((weight == 0) & ~jnp.isfinite(term.raw), 0, term.raw)  # 0 * inf is 0: it cannot happen.
         return (weight * finite).sum(tuple(range(len(term.axes))))
 
-    def factors(self, deps: Deps, ndim: int) -> list[Factor]:
+    def factors(self, deps: Deps, shape: tuple[int, ...]) -> list[Factor]:
         """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value."""
         factors = []
         for key in in_order(key for key in deps if key in self.weights):
-            spread, axes = under(lambda w, key=key: aligned(w, deps[key], ndim), [self.weights[key]])
-            factors.append(Factor((key, deps[key], ndim), Val(spread, axes)))
+            spread, axes = under(lambda w, key=key: aligned(w, deps[key], shape), [self.weights[key]])
+            factors.append(Factor((key, deps[key], len(shape)), Val(spread, axes)))
         return factors
 
     def num_states(self, axes) -> float:

@@ -14,9 +14,9 @@ from ppl import jaxprs
 from ppl.analysis.chains import Chain
 from ppl.analysis.dependence import Flow, Location, Past, Slice, in_order, union
 from ppl.analysis.plan import num_states
-from ppl.analysis.positions import FROM, SAME
+from ppl.analysis.positions import SAME
 from ppl.analysis.terms import Terms
-from ppl.transforms.axes import Axes, Table, Val, expand
+from ppl.transforms.axes import Axes, Table, Val, expand, windowed
 from ppl.transforms.elimination import eliminate, multiply
 from ppl.transforms.evaluate import Evaluator
 
@@ -116,7 +116,7 @@ class ScanEvaluator:
             shape = child.plan.shape_of(site, (*self.here, 0))
             own = tuple((axis, SAME) if size > 1 else None for axis, size in enumerate(shape))
             deps = union(deps, self.flow.sites[site], {site: own})
-        factors = child.factors(deps, len(self._lanes()))
+        factors = child.factors(deps, self._lanes())
         left = eliminate(factors, sites, child.num_states, child.messages)
         return expand(multiply(left), sites, self.outer.sizes).astype(message.dtype)
 
@@ -198,6 +198,6 @@ def _sliced(vals, key: Slice, length: int) -> Val:
     """Let the axis along which a scan slices the scores (or weights) of an outer choice lead."""
     val = vals[key.outer]
     axis = len(val.axes) + key.axis
-    raw = val.raw if key.kind == SAME else lax.cumsum(val.raw, axis, reverse=key.kind == FROM)
+    raw = val.raw if val.raw.shape[axis] == 1 else windowed(val.raw, axis, key.window, length)
     raw = jnp.moveaxis(raw, axis, 0)
     return Val(jnp.broadcast_to(raw, (length, *raw.shape[1:])), val.axes)  # Weights of joint lanes have one entry.
