@@ -156,13 +156,14 @@ def _unconstrained_shape(place: Place) -> tuple[int, ...]:
 class _Unconstrained(Run):
     """Read unobserved choices in unconstrained form (or return them so), with the log Jacobian in the density."""
 
-    def __init__(self, places, given, latent, direction, location=(), prefix=()):
-        super().__init__(places, given, "observe", {}, False, location, prefix)
+    def __init__(self, places, given, latent, direction, location=(), prefix=(), subsamples=None):
+        super().__init__(places, given, "observe", {}, False, location, prefix, subsamples)
         self.latent, self.direction = latent, direction
 
     def child(self, given, weights, location):
         """Return the interpreter for a nested body."""
-        return _Unconstrained(self.places, given, self.latent, self.direction, location, self.prefix)
+        subsamples = dict(self.subsamples)
+        return _Unconstrained(self.places, given, self.latent, self.direction, location, self.prefix, subsamples)
 
     def read(self, path, sorted_out, value):
         """Change variables at an unobserved choice."""

@@ -12,8 +12,12 @@ from ppl import choicemap
 from ppl._errors import boundary
 from ppl.choicemap import Masked, Path
 from ppl.generative import GenerativeFunction, Trace
+from ppl.transforms.derive import factor_owners
+from ppl.transforms.given import check_given
+from ppl.transforms.layout import addressed
+from ppl.transforms.programs import list_places
 from ppl.transforms.records import Record, spread
-from ppl.transforms.run import Outcome, require_gf, run, total
+from ppl.transforms.run import Outcome, Part, require_gf, run, total
 
 Move = Callable[..., tuple[Trace, jax.Array, dict[str, Any]]]
 
@@ -28,7 +32,8 @@ def update(gf: GenerativeFunction) -> Move:
     Returns:
         A stochastic function `(trace, observed, *args) -> (trace, log_weight, discarded)`; without `args` the trace's.
         The other choices are kept; choices that were not made before are drawn from the prior. The weight is
-        log p'(t') - log p(t), less the log density of what was drawn; updating back with what was discarded gives
+        log p'(t') - log p(t), less the log density of what was drawn (its plain one, without weights of `scale` and
+        of `subsample`: it is what drew it); updating back with what was discarded gives
         minus the weight if nothing was drawn.
 
     Raises:
@@ -67,8 +72,9 @@ def regenerate(gf: GenerativeFunction) -> Move:
 
     Returns:
         A stochastic function `(trace, selection, *args) -> (trace, log_weight, discarded)`; the selection is a glob on
-        paths, or several. The weight is p'(t') q(old) / (p(t) q(new)), q the prior of what is drawn: accepting with
-        probability min(1, weight) leaves p invariant.
+        paths, or several. The log weight is that of p'(t') q(old) / (p(t) q(new)), q the density of what is drawn: the
+        prior as such, without the weights that `scale` and `subsample` give it in p. Accepting with probability
+        min(1, weight) leaves p (normalised, where it is not) invariant.
 
     Raises:
         AddressError: The selection matches nothing.
@@ -90,10 +96,8 @@ def regenerate(gf: GenerativeFunction) -> Move:
         kept = {path: leaf for path, leaf in old.items() if path not in selected}
         outcome = run(gf, _overlay(kept, {}), args, "update", track=True)
         before = run(gf, old, trace.args, "assess", track=True)
-        shared = [_shared(before.records[path], outcome.records.get(path)) for path in kept]
-        factors = before.log_weight - total([record.log_prob.sum() for record in before.records.values()])
-        log_weight = outcome.log_weight - total(shared) - factors
-        return outcome.trace, log_weight, _discarded(old, selected, outcome)
+        gone = [_gone(path in selected, record, outcome.records.get(path)) for path, record in before.records.items()]
+        return outcome.trace, outcome.log_weight - before.log_weight + total(gone), _discarded(old, selected, outcome)
 
     return regenerated
 
@@ -106,7 +110,11 @@ def project(gf: GenerativeFunction) -> Callable[..., jax.Array]:
         gf: The generative function.
 
     Returns:
-        A function `(trace, selection) -> log_weight`: log p(t) for all choices, 0 for none.
+        A function `(trace, selection) -> log_weight`: log p(t) for all choices, 0 for none. Densities count as they do
+        in p, with the weights of `scale` and `subsample`; a factor is selected by its address.
+
+    Raises:
+        AddressError: The selection matches nothing.
 
     Example:
         >>> import jax, ppl
@@ -123,9 +131,15 @@ def project(gf: GenerativeFunction) -> Callable[..., jax.Array]:
     @boundary
     def projected(trace: Trace, selection: Any) -> jax.Array:
         old = choicemap.flatten(trace.choices)
-        selected = choicemap.select(selection, old)
-        records = run(gf, old, trace.args, "assess", track=True).records
-        return total([records[path].log_prob.sum() for path in selected])
+        staged, leaves = gf.stage(trace.args)
+        places, _ = list_places(staged.body)
+        by_path = addressed(places)
+        owners = factor_owners(staged.body, by_path)
+        selected = choicemap.select(selection, [*by_path, *owners.values()])
+        selected |= {path for path, owner in owners.items() if owner in selected}
+        walk = Part(places, check_given(gf.name, by_path, old, complete=True), frozenset(selected))
+        walk.run(staged.body, leaves)
+        return total(walk.log_densities)
 
     return projected
 
@@ -149,11 +163,11 @@ def _over(leaf: Masked, under: Any) -> Any:
     return value if made is None else Masked(value, leaf.mask | made)
 
 
-def _shared(before: Record, after: Record | None) -> Any:
-    """Add up the old log densities of a kept choice where it is made before and after."""
-    if after is None:
-        return jnp.zeros(())
-    return jnp.where(after.made(), before.log_prob, 0).sum()
+def _gone(redrawn: bool, before: Record, after: Record | None) -> Any:
+    """Add up the plain old log densities of a choice where it is drawn anew or no longer made."""
+    if redrawn or after is None:
+        return before.log_prob.sum()
+    return jnp.where(after.made(), 0, before.log_prob).sum()
 
 
 def _discarded(old: dict[Path, Any], replaced: set[Path], outcome: Outcome) -> dict[str, Any]:

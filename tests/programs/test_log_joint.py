@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from scipy import integrate, stats
 
-from ppl import beta, dirichlet, gamma, gen, log_joint, normal, uniform
+from ppl import beta, dirichlet, gamma, gen, log_joint, normal, subsample, uniform
 from tests.programs.replay import close
 
 pytestmark = pytest.mark.x64
@@ -66,3 +66,17 @@ def test_mass_inverse_and_gradient(name):
     moved = eps * jnp.eye(constrain.size)
     differences = jax.jit(jax.vmap(lambda d: (log_density(x + d) - log_density(x - d)) / (2 * eps)))(moved)
     close(jax.jit(jax.grad(log_density))(x), differences, 1e-6)
+
+
+def test_a_jitted_choice_in_a_minibatch_is_weighed_and_gathered():
+    """The body of the jit stands inside the minibatch."""
+
+    def item(i):
+        t = normal(0.0, 1.0) @ "t"
+        jax.jit(lambda t: normal(t, 0.5) @ "y")(t)
+
+    program, indices, y = gen(lambda: subsample(4, 2, gen(item))() @ "s"), np.array([0, 2]), np.arange(4.0)
+    log_density, _ = log_joint(program, {"s": {"indices": indices, "y": y}})
+    t = np.array([0.1, 0.2])
+    expected = 2 * (stats.norm.logpdf(t) + stats.norm.logpdf(y[indices], t, 0.5)).sum() - np.log(12)
+    close(log_density(t), expected)
