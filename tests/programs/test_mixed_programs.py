@@ -505,7 +505,6 @@ def test_foreign_objects_in_lanes_and_steps():
     close(foreign.log_density(trace.choices, 0.5), total)
 
 
-@pytest.mark.xfail(strict=True, reason="a value is cast to int32, but the foreign density is traced for another dtype")
 @pytest.mark.parametrize("made", [lambda: Coin(0.3), lambda: dist.Bernoulli(0.3)])
 def test_the_density_of_a_discrete_foreign_choice(made):
     program = gen(lambda: choice(made()) @ "k")
@@ -522,14 +521,12 @@ def score_gradient(model, a):
     return ppl.grad(lambda p: elbo(model, guide)(p, {}))(KEY, 0.3)
 
 
-@pytest.mark.xfail(strict=True, reason="the score's closure is kept in a `custom_jvp`, from which tracers leak")
 def test_a_score_with_a_parameter():
     program = gen(lambda p: score_prior(lambda x: (p - x) / 2, (2,)) @ "x")
     a = np.array([1.0, -2.0])
     close(score_gradient(program, a), np.sum(a * (0.3 - 0.3 * a) / 2), 1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the tangent of a score has no lanes")
 def test_scores_in_lanes():
     program = gen(lambda p: jax.vmap(lambda _: score_prior(lambda x: -x / 2, ()) @ "x")(jnp.arange(2)))
     a = np.array([1.0, -2.0])
