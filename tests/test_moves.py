@@ -311,3 +311,58 @@ def test_a_condition_in_a_minibatch_gathers_and_is_weighed(lanes, fixed):
         rest["s"]["y"] = np.broadcast_to(DATA[INDICES], (*given["y"].shape[:-1], 2))
     expected = sum(PARTS.values()) * (1 if lanes == "alone" else 2)
     np.testing.assert_allclose(ppl.condition(program, split(True)).log_density(rest), expected, rtol=1e-12)
+
+
+# --- New indices, and what is discarded -------------------------------------------------------------------------------
+
+
+def test_new_indices_beside_old_elements_are_refused():
+    trace, _ = points.generate(KEY, GIVEN)
+    new = jnp.array([0, 2])
+    for given in ({"indices": new}, {"indices": new, "y": DATA}, {"indices": new, "y": DATA, "t": some(LATENT)}):
+        with pytest.raises(AddressError, match='s/t".* kept'):
+            points.update(KEY, trace, {"s": given})
+    for selection in ("s/indices", ("s/indices", "s/y")):
+        with pytest.raises(AddressError, match='s/t".* kept'):
+            points.regenerate(KEY, trace, selection)
+
+
+def some(value):
+    return Masked(jnp.asarray(value), jnp.arange(len(value)) == 0)
+
+
+def test_new_indices_with_new_elements():
+    trace, _ = points.generate(KEY, GIVEN)
+    other = {"s": {"indices": np.array([0, 2]), "y": DATA, "t": LATENT}}
+    after, log_weight, discarded = points.update(KEY, trace, other)
+    np.testing.assert_array_equal(after["s/y"], DATA[[0, 2]])
+    np.testing.assert_allclose(log_weight, points.log_density(other) - trace.log_density, rtol=1e-12)
+    back = points.update(KEY, after, discarded)[0]
+    jax.tree.map(np.testing.assert_array_equal, back.choices, trace.choices)
+    after, log_weight, _ = points.regenerate(jr.key(2), trace, "s")
+    change = after.log_density - trace.log_density
+    drawn = sum(
+        (points.project(t, ["t", "y"]) / 2 + points.project(t, "indices")) * s for t, s in ((after, -1), (trace, 1))
+    )
+    np.testing.assert_allclose(log_weight, change + drawn, rtol=1e-10)
+
+
+def test_indices_that_cannot_change_may_be_given():
+    whole = gen(lambda: subsample(4, 4, noisy)() @ "s")
+    trace, _ = whole.generate(KEY, {"s": {"y": DATA}})
+    assert whole.update(KEY, trace, {"s": {"indices": np.arange(4)}})[1] == 0
+    assert whole.regenerate(KEY, trace, "s/indices")[1] == 0
+
+
+def test_a_choice_that_another_argument_makes_conditional_is_discarded_where_it_is_not_made():
+    def either(always):
+        b = bernoulli(0.5) @ "b"
+        make = lambda: normal(0.0, 1.0) @ "z"
+        make() if always else lax.cond(b == 1, make, lambda: 0.0)
+
+    program = gen(lambda always: jax.vmap(lambda _: gen(either)(always) @ "l")(jnp.arange(2)))
+    trace, _ = program.generate(KEY, {"l": {"b": jnp.array([0, 1]), "z": jnp.array([0.3, -0.2])}}, True)
+    _, log_weight, discarded = program.update(KEY, trace, {}, False)
+    np.testing.assert_allclose(log_weight, -stats.norm.logpdf(0.3), rtol=1e-12)
+    np.testing.assert_array_equal(discarded["l"]["z"].mask, [True, False])
+    np.testing.assert_array_equal(discarded["l"]["z"].value, [0.3, 0.0])

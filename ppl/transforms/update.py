@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from ppl import choicemap
-from ppl._errors import boundary
-from ppl.choicemap import Masked, Path
+from ppl._errors import AddressError, boundary
+from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction, Trace
+from ppl.specs import Subset
 from ppl.transforms.derive import factor_owners
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed
 from ppl.transforms.programs import list_places
-from ppl.transforms.records import Record, spread
+from ppl.transforms.records import Record, spread, zero_where_idle
 from ppl.transforms.run import Outcome, Part, require_gf, run, total
 
 Move = Callable[..., tuple[Trace, jax.Array, dict[str, Any]]]
@@ -34,10 +35,12 @@ def update(gf: GenerativeFunction) -> Move:
         The other choices are kept; choices that were not made before are drawn from the prior. The weight is
         log p'(t') - log p(t), less the log density of what was drawn (its plain one, without weights of `scale` and
         of `subsample`: it is what drew it); updating back with what was discarded gives
-        minus the weight if nothing was drawn.
+        minus the weight if nothing was drawn. In `discarded`, choices that are no longer made in some lanes or steps
+        are `Masked`, with zeros where nothing was discarded.
 
     Raises:
-        AddressError: An observed choice is unknown or has the wrong shape.
+        AddressError: An observed choice is unknown or has the wrong shape; or the indices of a subsample are given, but
+            not all choices inside it, which belong to the elements drawn before.
 
     Example:
         >>> import jax, ppl
@@ -56,7 +59,8 @@ def update(gf: GenerativeFunction) -> Move:
     def updated(trace: Trace, observed: Any, *args: Any):
         old, new = choicemap.flatten(trace.choices), choicemap.flatten(observed)
         args = args or trace.args
-        outcome = run(gf, _overlay(old, new), args, "update")
+        whole = {path for path, leaf in new.items() if not isinstance(leaf, Masked)}
+        outcome = run(gf, _overlay(old, new, whole), args, "update")
         log_weight = outcome.log_weight - trace.log_density
         return outcome.trace, log_weight, _discarded(old, set(new), outcome)
 
@@ -77,7 +81,7 @@ def regenerate(gf: GenerativeFunction) -> Move:
         min(1, weight) leaves p (normalised, where it is not) invariant.
 
     Raises:
-        AddressError: The selection matches nothing.
+        AddressError: The selection matches nothing; or the indices of a subsample, but not all choices inside it.
 
     Example:
         >>> import jax, ppl
@@ -94,7 +98,7 @@ def regenerate(gf: GenerativeFunction) -> Move:
         selected = choicemap.select(selection, old)
         args = args or trace.args
         kept = {path: leaf for path, leaf in old.items() if path not in selected}
-        outcome = run(gf, _overlay(kept, {}), args, "update", track=True)
+        outcome = run(gf, _overlay(kept, {}, selected), args, "update", track=True)
         before = run(gf, old, trace.args, "assess", track=True)
         gone = [_gone(path in selected, record, outcome.records.get(path)) for path, record in before.records.items()]
         return outcome.trace, outcome.log_weight - before.log_weight + total(gone), _discarded(old, selected, outcome)
@@ -144,10 +148,13 @@ def project(gf: GenerativeFunction) -> Callable[..., jax.Array]:
     return projected
 
 
-def _overlay(old: dict[Path, Any], new: dict[Path, Any]) -> Callable[[Mapping[Path, Any]], dict[Path, Any]]:
+def _overlay(
+    old: dict[Path, Any], new: dict[Path, Any], changed: set[Path]
+) -> Callable[[Mapping[Path, Any]], dict[Path, Any]]:
     """Put new choices over old ones; old ones that the program no longer makes are left out."""
 
     def given(places: Mapping[Path, Any]) -> dict[Path, Any]:
+        _check_minibatches(places, old, changed)
         merged = {path: leaf for path, leaf in old.items() if path in places}
         for path, leaf in new.items():
             under = merged.get(path)
@@ -171,12 +178,36 @@ def _gone(redrawn: bool, before: Record, after: Record | None) -> Any:
 
 
 def _discarded(old: dict[Path, Any], replaced: set[Path], outcome: Outcome) -> dict[str, Any]:
-    """Return old choices that were replaced, or that are no longer made."""
+    """Return old choices that were replaced, or that are no longer made; zeros stand where nothing is discarded."""
     gone: dict[Path, Any] = {}
     for path, leaf in old.items():
         record = outcome.records.get(path)
         if path in replaced or record is None:
             gone[path] = leaf
-        elif isinstance(leaf, Masked):
-            gone[path] = Masked(leaf.value, leaf.mask & ~record.made())
+        elif isinstance(leaf, Masked) or record.mask is not None:
+            value, made = (leaf.value, leaf.mask) if isinstance(leaf, Masked) else (leaf, True)
+            mask = made & ~record.made()
+            gone[path] = Masked(zero_where_idle(jnp.asarray(value), mask), mask)
     return choicemap.nest(gone)
+
+
+def _check_minibatches(places: Mapping[Path, Any], old: Mapping[Path, Any], changed: set[Path]) -> None:
+    """Refuse new indices of a subsample beside old choices inside it: these belong to the elements drawn before."""
+    for path in changed & places.keys():
+        spec = places[path].eqn.params["spec"]
+        if isinstance(spec, Subset) and spec.size < spec.n:
+            inside = [other for other in places if other[: len(path) - 1] == path[:-1] and other != path]
+            kept = [other for other in inside if other in old and other not in changed]
+            if kept:
+                raise _stale(path, kept, places)
+
+
+def _stale(path: Path, kept: list[Path], places: Mapping[Path, Any]) -> AddressError:
+    listed = ", ".join(f'"{show(other)}"' for other in kept)
+    return AddressError(
+        f'New indices at "{show(path)}" would stand beside choices made for the old ones.',
+        where=f'"{show(path)}" at {places[path].eqn.params["source"]}',
+        expected="new values for all choices inside the subsample",
+        got=f"{listed} kept",
+        remedy="give or select them too (all n rows of data may be given), or use `generate` for another minibatch",
+    )

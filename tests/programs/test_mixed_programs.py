@@ -238,7 +238,6 @@ def test_moves_of_bounded_loops_that_branch_in_lanes():
     jax.tree.map(close, back.choices, before.choices)
 
 
-@pytest.mark.xfail(strict=True, reason="what `update` keeps is left in the discarded choices, under a mask of False")
 def test_discarded_choices_are_zero_where_nothing_is_discarded():
     program = gen(lambda b: lax.cond(b, lambda: normal(0.0, 1.0) @ "z", lambda: 0.0))
     discarded = program.update(OTHER, program.simulate(KEY, True), {})[2]
