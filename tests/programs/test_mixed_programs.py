@@ -277,7 +277,6 @@ def test_a_density_over_a_vector_of_four_supports():
     close(jax.jit(log_density)(z), spread_law(c, b, x) + log_jacobian)
 
 
-@pytest.mark.xfail(strict=True, reason="`log_joint` takes a partly missing choice for observed and then draws it")
 def test_a_density_over_a_vector_with_missing_data():
     """The missing element is an unknown as all others are."""
     program = gen(lambda: jax.vmap(lambda rate: gamma(2.0, rate) @ "s")(jnp.array([1.0, 3.0])))
