@@ -534,7 +534,6 @@ def test_scores_in_lanes():
 # --- Value checks ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="`checks` looks at the parameters of lanes that do not make the choice")
 def test_checks_of_choices_that_are_not_made():
     program = gen(lambda s: lax.cond(s > 0, lambda: normal(0.0, s) @ "x", lambda: 0.0))
     values = {"x": Masked(jnp.array([0.0, 0.4]), jnp.array([False, True]))}
