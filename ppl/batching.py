@@ -18,6 +18,7 @@ from jax import lax
 from ppl import jaxprs
 from ppl.interpreter import Interpreter
 from ppl.primitives import call_p, choice_p, factor_p
+from ppl.value_checks import check_p, checking
 
 
 def _call_batch(axis_data, values, dims, *, jaxpr, **params):
@@ -61,6 +62,14 @@ class _Mask(Rebind):
     def __init__(self, mask, guard):
         super().__init__(())
         self.mask, self.guard = mask, guard
+
+    def equation(self, eqn, values):
+        """Check values only where the branch is taken, also in bodies that make no choice."""
+        if eqn.primitive is check_p:
+            return [check_p.bind(values[0], values[1] & self.mask, **eqn.params)]
+        if checking() and _holds_check(eqn) and not jaxprs.holds_choice(eqn) and eqn.primitive in self.handlers:
+            return self.handlers[eqn.primitive](eqn, values)
+        return super().equation(eqn, values)
 
     def special(self, eqn, values):
         if eqn.primitive is call_p:
@@ -112,13 +121,19 @@ def _scan_batch(original, axis_data, values, dims, **params):
     return original(axis_data, values, dims, **params)
 
 
+def _holds_check(eqn) -> bool:
+    """Tell whether an equation checks a value, at any depth."""
+    return eqn.primitive is check_p or any(_holds_check(e) for body in jaxprs.inner_bodies(eqn) for e in body.eqns)
+
+
 _fresh_guard = itertools.count()
 
 
 def _cond_batch(original, axis_data, values, dims, *, branches, **params):
     """Batch a cond that makes choices under a mapped predicate: every branch runs, its choices masked."""
     bodies = [jaxprs.body_of(branch) for branch in branches]
-    if dims[0] is None or not any(jaxprs.body_holds_choice(body) for body in bodies):
+    checks = checking() and any(_holds_check(eqn) for body in bodies for eqn in body.eqns)
+    if dims[0] is None or not (checks or any(jaxprs.body_holds_choice(body) for body in bodies)):
         return original(axis_data, values, dims, branches=branches, **params)
     identity = next(_fresh_guard)
     in_axes = [dim for dim in dims]

@@ -187,7 +187,11 @@ def choice(distribution: Any, grad: Any = None) -> Choice:
         grad: The gradient strategy; there is no default. `pathwise` needs a differentiable `sample`.
 
     Returns:
-        A choice whose value is one draw; its batch is drawn and scored as a whole.
+        A choice whose value is one draw; its batch is drawn and scored as a whole. Booleans and integers are int32,
+        and given back to `log_prob` in the type of `sample`, outside of which the density is 0.
+
+    Raises:
+        PPLError: `sample` or `log_prob` returns something other than one array.
 
     Example:
         >>> import jax, numpyro.distributions as dist, ppl
@@ -206,11 +210,14 @@ def score_prior(score_fn: Callable, shape: tuple[int, ...]) -> Choice:
     be sampled, so a generative function that makes such a choice is unnormalised.
 
     Args:
-        score_fn: Maps a value to the gradient of log p there, of the same shape.
+        score_fn: Maps a value to the gradient of log p there, of the same shape. What it closes over gets no gradient.
         shape: Shape of a value.
 
     Returns:
         The choice.
+
+    Raises:
+        PPLError: The score has another shape.
 
     Example:
         >>> import jax, jax.numpy as jnp, ppl

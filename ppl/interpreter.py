@@ -92,15 +92,19 @@ class Interpreter:
             return jaxprs.bind(eqn, values)
         if eqn.primitive in jaxprs.CHOICE_PRIMITIVES:
             return self.special(eqn, values)
-        handlers = {
+        if eqn.primitive not in self.handlers:
+            raise refuse(eqn)
+        return self.handlers[eqn.primitive](eqn, values)
+
+    @property
+    def handlers(self) -> dict[Any, Any]:
+        """What walks the bodies inside an equation, by primitive."""
+        return {
             jaxprs.jit_p: self.jit,
             jaxprs.remat_p: self.remat,
             jaxprs.scan_p: self.scan,
             jaxprs.cond_p: self.cond,
         }
-        if eqn.primitive not in handlers:
-            raise refuse(eqn)
-        return handlers[eqn.primitive](eqn, values)
 
     def jit(self, eqn, values: Sequence) -> list:
         """Walk the body in place: compilation is the caller's business."""

@@ -7,6 +7,7 @@ its methods, so that its parameters become operands of the choice like any other
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from ppl import jaxprs
+from ppl._errors import PPLError, user_source
 from ppl.family import Family, Spec
 from ppl.support import Support
 
@@ -57,6 +59,13 @@ class Whole(Spec):
         """Return the dtype of a value."""
         return self.dtype
 
+    def in_lanes(self, value: jax.Array, params: Sequence) -> tuple[jax.Array, tuple[int, ...]]:
+        """Give a value the lanes of the parameters, where it has none of its own; return it and their shape."""
+        own = [(value, len(self.shape)), *zip(params, self.ndims, strict=True)]
+        lanes = np.broadcast_shapes(*(jnp.shape(x)[: jnp.ndim(x) - ndim] for x, ndim in own))
+        shape = lanes + self.shape
+        return value if value.shape == shape else jnp.broadcast_to(value, shape), lanes
+
     def over_lanes(self, function: Callable, shape: tuple[int, ...], laned: Sequence, params: Sequence) -> jax.Array:
         """Map a function of one lane's values and parameters over lanes of this shape."""
         params = [
@@ -84,41 +93,74 @@ class Foreign(Whole):
     sampler: Any = None
     density: Any = None
     num_sampler: int = 0
+    drawn: Any = None  # What the object itself draws; values of discrete choices are int32.
 
     def __repr__(self) -> str:
         return str(self.family)
 
     def sample(self, key, params, shape):
         """Draw every lane with a key of its own."""
-        draw = lambda key, *ops: jaxpr_as_fun(self.sampler)(*ops[: self.num_sampler], key)[0]
+        draw = lambda key, *ops: jaxpr_as_fun(self.sampler)(*ops[: self.num_sampler], key)[0].astype(self.dtype)
         keys = jax.random.split(key, shape) if shape else key
         return self.over_lanes(draw, shape, [keys], params)
 
     def log_prob(self, value, params, mask=None, inside=False):
-        """Evaluate the density of every lane."""
+        """Evaluate the density of every lane; -inf where a value is none of the sampler's type."""
         evaluate = lambda x, *ops: jaxpr_as_fun(self.density)(*ops[self.num_sampler :], x)[0]
-        log_prob = self.over_lanes(evaluate, value.shape[: value.ndim - len(self.shape)], [value], params)
+        value, lanes = self.in_lanes(value, params)
+        value, valid = self._as_drawn(value)
+        log_prob = self.over_lanes(evaluate, lanes, [value], params)
+        if self.family.discrete and not inside:
+            log_prob = jnp.where(valid.all(tuple(range(len(lanes), valid.ndim))), log_prob, -jnp.inf)
         return log_prob if mask is None else jnp.where(mask, log_prob, 0)
+
+    def _as_drawn(self, value) -> tuple[jax.Array, jax.Array]:
+        """Cast a value to the type that the object draws; say where that keeps it (0 stands in elsewhere)."""
+        if not self.family.discrete:
+            return value.astype(self.drawn), jnp.ones(value.shape, bool)
+        cast = value.astype(np.int32)
+        kept = (cast == value) & (cast.astype(self.drawn).astype(np.int32) == cast)
+        kept &= (cast >= 0) | (not jnp.issubdtype(self.drawn, jnp.unsignedinteger))
+        return jnp.where(kept, cast, 0).astype(self.drawn), kept
 
 
 def _key_shape() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))  # Made here, a key would be a constant of the program.
 
 
+def _one_array(name: str, result: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """Refuse what is not one array of numbers, or has another shape."""
+    single = jax.tree.leaves(result) and jax.tree.structure(result) == jax.tree.structure(0)
+    fits = single and not jnp.issubdtype(getattr(result, "dtype", np.float32), jax.dtypes.prng_key)
+    if fits and shape in (None, np.shape(result)):
+        return result
+    got = f"shape {np.shape(result)}" if fits else f"{type(result).__name__} {result!r}"
+    raise PPLError(
+        f"{name} is not one array of numbers{'' if shape is None else ' of the shape of a value'}.",
+        where=user_source(),
+        expected="one array" if shape is None else f"one array of shape {shape}",
+        got=got,
+        remedy="make one choice for each part of a value, or put the parts into one array",
+    )
+
+
 def foreign(distribution: Any) -> tuple[Foreign, list]:
     """Take an object with `sample(key)` and `log_prob(value)` apart into a spec and operands."""
     takes_seed = "seed" in inspect.signature(distribution.sample).parameters
     draw = (lambda key: distribution.sample(seed=key)) if takes_seed else (lambda key: distribution.sample(key))
+    name = type(distribution).__name__
+    out = _one_array(f"What `sample` of {name} returns", jax.eval_shape(draw, _key_shape()))
     sampler, sampler_consts = _traced(draw, _key_shape())
-    out = jaxprs.body_of(sampler).outvars[0].aval
-    density, density_consts = _traced(lambda x: jnp.sum(distribution.log_prob(x)), out)
+    score = lambda x: jnp.sum(_one_array(f"What `log_prob` of {name} returns", distribution.log_prob(x)))
+    density, density_consts = _traced(score, out)
     discrete = not jnp.issubdtype(out.dtype, jnp.inexact)
     operands = [*sampler_consts, *density_consts]
     spec = Foreign(
-        _family(type(distribution).__name__, discrete),
+        _family(name, discrete),
         tuple(f"operand{i}" for i in range(len(operands))),
         shape=out.shape,
-        dtype=out.dtype,
+        dtype=np.dtype(np.int32) if discrete else out.dtype,
+        drawn=out.dtype,
         ndims=tuple(jnp.ndim(operand) for operand in operands),
         sampler=sampler,
         density=density,
@@ -142,28 +184,33 @@ class ScorePrior(Whole):
         raise AssertionError("a score prior cannot be sampled")
 
     def log_prob(self, value, params, mask=None, inside=False):
-        """Return 0 with the tangent <score(x), dx>."""
-        shape = value.shape[: value.ndim - len(self.shape)]
-        log_prob = self.over_lanes(self._one, shape, [value], params)
+        """Return 0 with the tangent <score(x), dx>; the score and its parameters have none."""
+        value, lanes = self.in_lanes(value, params)
+        log_prob = self.over_lanes(self._one, lanes, [value], params)
         return log_prob if mask is None else jnp.where(mask, log_prob, 0)
 
     def _one(self, value, *operands):
-        @jax.custom_jvp
-        def log_prob(x):
-            return jnp.zeros((), x.dtype)
+        return _known_by_score(self.score, value, *operands)
 
-        @log_prob.defjvp
-        def _(primals, tangents):
-            score = jax.lax.stop_gradient(jaxpr_as_fun(self.score)(*operands, *primals)[0])
-            return log_prob(*primals), jnp.sum(score * tangents[0])
 
-        return log_prob(value)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _known_by_score(score, value, *operands):
+    # Written as a function of all operands, so that under `vmap` it has lanes wherever its tangent has.
+    return sum(jnp.where(operand == operand, 0, 0).sum() for operand in (value, *operands)).astype(value.dtype)
+
+
+@_known_by_score.defjvp
+def _(score, primals, tangents):
+    value, *operands = primals
+    direction = jax.lax.stop_gradient(jaxpr_as_fun(score)(*operands, value)[0])
+    return _known_by_score(score, *primals), jnp.sum(direction * tangents[0])
 
 
 def score_spec(score_fn: Callable, shape: tuple[int, ...]) -> tuple[ScorePrior, list]:
     """Take a score function apart into a spec and operands."""
     dtype = jnp.result_type(float)
-    score, consts = _traced(score_fn, jax.ShapeDtypeStruct(shape, dtype))
+    checked = lambda x: _one_array("A score", score_fn(x), shape)
+    score, consts = _traced(checked, jax.ShapeDtypeStruct(shape, dtype))
     operands = [jax.lax.stop_gradient(const) for const in consts]
     ndims = tuple(jnp.ndim(operand) for operand in operands)
     names = tuple(f"operand{i}" for i in range(len(operands)))

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax import lax
 
 import ppl
-from ppl import bernoulli, gen, normal
+from ppl import Masked, bernoulli, gen, normal
 
 KEY = jax.random.key(0)
 
@@ -78,3 +79,79 @@ def test_without_checks_nothing_is_added_to_the_program():
 def test_a_branch_that_is_not_taken_is_not_checked():
     with ppl.checks():
         branched.simulate(KEY, False, -1.0)
+
+
+# --- Lanes that do not take the branch --------------------------------------------------------------------------------
+
+
+def drawn(s):
+    return normal(0.0, s) @ "x"
+
+
+def scored(s):
+    return normal(0.0, s).log_prob(0.3)
+
+
+def looped(make):
+    return lambda s: lax.scan(lambda c, _: (c + make(s), None), 0.0, None, length=2)[0]
+
+
+INSIDE = {
+    "choice": drawn,
+    "jit": lambda s: jax.jit(drawn)(s),
+    "call": lambda s: gen(drawn)(s) @ "call",
+    "scan": looped(drawn),
+    "cond": lambda s: lax.cond(s > -5, drawn, lambda s: 0.0, s),
+    "checkpoint": lambda s: jax.checkpoint(drawn)(s),
+    "density": scored,
+    "density in jit": lambda s: jax.jit(scored)(s),
+    "density in scan": looped(scored),
+    "density of a switch": lambda s: lax.switch(1, [lambda s: 0.0, scored], s),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_parameter_counts_in_the_lanes_that_take_the_branch(name, compiled):
+    """The same parameter is bad in one lane; which lanes take the branch differs."""
+    program = gen(lambda taken, s: lax.cond(taken, INSIDE[name], lambda s: 0.0, s))
+    lanes = gen(lambda taken, s: jax.vmap(lambda taken, s: program(taken, s) @ "lane")(taken, s))
+    inner = lambda taken, s: lanes.simulate(KEY, taken, s)
+    outer = lambda taken, s: jax.vmap(lambda taken, s: program.simulate(KEY, taken, s))(taken, s)
+    scales = jnp.array([-1.0, 2.0])
+    for run in (inner, outer):
+        run = jax.jit(run) if compiled else run
+        plain = run(jnp.array([False, True]), scales)
+        with ppl.checks():
+            checked = run(jnp.array([False, True]), scales)
+            with pytest.raises((ValueError, RuntimeError), match="`scale` of normal"):
+                jax.block_until_ready(jax.tree.leaves(run(jnp.array([True, False]), scales)))
+        assert jnp.array_equal(plain.retval, checked.retval)
+        assert plain.retval[1] != 0
+
+
+def test_derivatives_and_enumeration_pass_through_checks():
+    cost = lambda p: jnp.sum(jax.vmap(lambda q: lax.cond(q > 0, enumerated, lambda q: q, q))(jnp.stack([p, -p])))
+    enumerated = lambda q: bernoulli(q, grad=ppl.enum()).sample() * 1.0 + normal(q, q).sample()
+    estimate = jax.jit(ppl.grad(cost))
+    plain = estimate(KEY, 0.4)
+    with ppl.checks():
+        assert jnp.allclose(estimate(KEY, 0.4), plain)
+
+
+# --- Values -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_traced_value_that_is_not_integral_is_an_error_only_under_checks():
+    program = gen(lambda: bernoulli(jnp.array([0.3, 0.3])) @ "b")
+    some = lambda value: Masked(value, jnp.array([True, False]))
+    density = jax.jit(lambda value: program.log_density({"b": value}))
+    partly = jax.jit(lambda value: program.generate(KEY, {"b": some(value)})[1])
+    bad = jnp.array([1.0, 0.5])
+    assert density(bad) == -jnp.inf
+    with ppl.checks():
+        assert jnp.allclose(density(jnp.array([1.0, 0.0])), jnp.log(0.3 * 0.7))
+        assert jnp.allclose(partly(bad), jnp.log(0.3))
+        for run, value in ((density, bad), (partly, bad[::-1])):
+            with pytest.raises((ValueError, RuntimeError), match="not integral"):
+                jax.block_until_ready(run(value))

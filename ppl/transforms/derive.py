@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,12 +16,13 @@ from ppl.batching import Rebind
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction
 from ppl.primitives import Lane, bind_density, call_p, factor_p, view_of
+from ppl.specs import Subset
 from ppl.strategies.protocol import Strategy, as_strategy
 from ppl.transforms.given import check_given
-from ppl.transforms.layout import addressed
+from ppl.transforms.layout import addressed, label_path
 from ppl.transforms.programs import list_places, name_of, stage_function
 from ppl.transforms.records import spread
-from ppl.transforms.run import Rewrite, require_gf, spread_weights
+from ppl.transforms.run import Rewrite, Subsample, drawn_rows, require_gf, spread_weights, subsamples_around
 
 
 class Derived(GenerativeFunction):
@@ -72,7 +74,7 @@ def with_grad(program: Any, strategies: Mapping[str, Any]) -> Any:
 
     def rewrite(body: jaxprs.Body) -> jaxprs.Body:
         places, _ = list_places(body)
-        chosen = _chosen(table, [_label_path(place) for place in places.values() if not _silent(place)])
+        chosen = _chosen(table, [label_path(place) for place in places.values() if not _silent(place)])
 
         def change(eqn, values, path, full, _):
             if eqn.primitive is factor_p or path not in chosen or full["spec"].silent:
@@ -96,13 +98,6 @@ def with_grad(program: Any, strategies: Mapping[str, Any]) -> Any:
 
 def _silent(place) -> bool:
     return place.eqn.params["spec"].silent
-
-
-def _label_path(place) -> Path:
-    """Return a choice's path; choices of an objective have a label with "/" in place of an address."""
-    params = place.eqn.params
-    own = params["address"] if params["address"] is not None else (params["label"],)
-    return (*place.prefix, *own)
 
 
 def _chosen(table: Mapping[str, Strategy | None], paths: list[Path]) -> dict[Path, Strategy | None]:
@@ -148,28 +143,33 @@ def scale(gf: GenerativeFunction, weights: Mapping[str, Any]) -> GenerativeFunct
 
     def rewrite(body: jaxprs.Body) -> jaxprs.Body:
         places, _ = list_places(body)
-        factors = list(factor_paths(body))
         by_path = addressed(places)
+        owners = factor_owners(body, by_path)
         for glob in weights:
-            choicemap.require_match(glob, [*by_path, *factors])
+            choicemap.require_match(glob, [*by_path, *owners.values()])
         arrays = spread_weights(
             {glob: w for glob, w in weights.items() if any(choicemap.matches(glob, path) for path in by_path)}, by_path
         )
 
         def change(eqn, values, path, full, weight):
             if eqn.primitive is factor_p:
-                return factor_p.bind(values[0] * _of_factor(path, weights), **full)
+                return factor_p.bind(values[0] * _of_factor(owners[path], weights), **full)
             if weight is None:
                 return None
-            (value,) = eqn.primitive.bind(*values, **full)
-            log_prob = _density(value, values, full)
-            extra = (spread(weight, log_prob.ndim) - 1) * jnp.where(jnp.isneginf(log_prob), 0, log_prob)
-            factor_p.bind(extra, address=(*path, "scale"), label=f"{show(path)}/scale", source=full["source"])
-            return [value]
+            outs = eqn.primitive.bind(*values, **full)
+            _weigh(weight, outs[0], values, path, full)
+            return outs
 
         return _rewritten(body, places, change, arrays)
 
     return Derived(gf, rewrite)
+
+
+def _weigh(weight: Any, value, operands, path: Path, params: Mapping[str, Any]) -> None:
+    """Multiply the log density of a choice by a weight, with a factor beside it."""
+    log_prob = _density(value, operands, params)
+    extra = (spread(jnp.asarray(weight), log_prob.ndim) - 1) * jnp.where(jnp.isneginf(log_prob), 0, log_prob)
+    factor_p.bind(extra, address=(*path, "scale"), label=f"{show(path)}/scale", source=params["source"])
 
 
 def factor_paths(body: jaxprs.Body, prefix: Path = ()) -> Iterator[Path]:
@@ -181,6 +181,22 @@ def factor_paths(body: jaxprs.Body, prefix: Path = ()) -> Iterator[Path]:
             nested = (*prefix, *eqn.params["address"]) if eqn.primitive is call_p else prefix
             for inner in jaxprs.inner_bodies(eqn):
                 yield from factor_paths(inner, nested)
+
+
+def factor_owners(body: jaxprs.Body, choices: Mapping[Path, Any]) -> dict[Path, Path]:
+    """Say for each factor whose it is: the weight that `scale` gives to a choice is the choice's, others are their own.
+
+    Args:
+        body: The program.
+        choices: Its choices, by path.
+    """
+    factors = set(factor_paths(body))
+
+    def owner(path: Path) -> Path:
+        inner = path[:-1]
+        return owner(inner) if path[-1] == "scale" and (inner in choices or inner in factors) else path
+
+    return {path: owner(path) for path in factors}
 
 
 def _of_factor(path: Path, weights: Mapping[str, Any]) -> Any:
@@ -239,20 +255,47 @@ def condition(gf: GenerativeFunction, observed: Any) -> GenerativeFunction:
     def rewrite(body: jaxprs.Body) -> jaxprs.Body:
         places, _ = list_places(body)
         values_by_path = check_given(gf.name, addressed(places), flat, complete=False)
-
-        def change(eqn, values, path, full, given):
-            if given is None or eqn.primitive is factor_p:
-                return None
-            value = given.value if isinstance(given, Masked) else given
-            log_prob = _density(value, values, full)
-            if isinstance(given, Masked):
-                log_prob = jnp.where(spread(given.mask, log_prob.ndim), log_prob, 0)
-            if full["masked"]:
-                mask = view_of(eqn, values)
-                value = jnp.where(mask.spread_mask(True), value, jnp.zeros_like(value))
-            factor_p.bind(log_prob, address=path, label=show(path), source=full["source"])
-            return [value]
-
-        return _rewritten(body, places, change, values_by_path)
+        return _rewritten(body, places, _Fix(), values_by_path)
 
     return Derived(gf, rewrite)
+
+
+class _Fix:
+    """Fix the given choices of a program, each of which becomes a factor.
+
+    Values given for all elements of a subsample are gathered. Once its indices are fixed, nothing says any more that it
+    is one: n / size is then multiplied into what is inside.
+    """
+
+    def __init__(self):
+        self.subsamples: dict[Path, Subsample] = {}
+        self.settled: dict[Path, Subsample] = {}
+
+    def __call__(self, eqn, values, path, full, given):
+        """Change one choice or factor."""
+        weight = math.prod(n / size for _, n, size in subsamples_around(self.settled, path))
+        if eqn.primitive is factor_p:
+            return None if weight == 1 else factor_p.bind(values[0] * weight, **full)
+        if given is None:
+            outs = eqn.primitive.bind(*values, **full)
+            if weight != 1:
+                _weigh(weight, outs[0], values, path, full)
+        else:
+            given = drawn_rows(given, subsamples_around(self.subsamples, path))
+            outs = [_fixed(view_of(eqn, values), given, weight, values, path, full)]
+        if path[-1] == "indices" and isinstance(full["spec"], Subset):
+            entry = (outs[0], full["spec"].n, full["spec"].size)
+            self.subsamples[path[:-1]] = entry
+            self.settled.update({path[:-1]: entry} if given is not None else {})
+        return outs
+
+
+def _fixed(sorted_out, given, weight, operands, path: Path, params: Mapping[str, Any]):
+    """Put a factor in place of a choice; return the value it is fixed at."""
+    value = given.value if isinstance(given, Masked) else given
+    log_prob = _density(value, operands, params)
+    log_prob = log_prob if weight == 1 else log_prob * weight
+    if isinstance(given, Masked):
+        log_prob = jnp.where(spread(given.mask, log_prob.ndim), log_prob, 0)
+    factor_p.bind(log_prob, address=path, label=show(path), source=params["source"])
+    return value if sorted_out.mask is None else jnp.where(sorted_out.spread_mask(True), value, jnp.zeros_like(value))

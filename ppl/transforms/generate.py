@@ -23,7 +23,8 @@ def generate(gf: GenerativeFunction) -> Callable[..., tuple[Trace, jax.Array]]:
     Returns:
         A stochastic function `(observed, *args) -> (trace, log_weight)`. The weight is the density of the observed
         choices given the sampled ones; its mean is the marginal density of the observed choices. A `Masked` value is
-        observed where its mask is True and sampled elsewhere: partly missing data.
+        observed where its mask is True and sampled elsewhere: partly missing data. In a `subsample` the weight, like
+        the density, is multiplied by n / size, so it is unbiased for that of all elements.
 
     Raises:
         AddressError: An observed choice is unknown or has the wrong shape.

@@ -15,6 +15,8 @@ from ppl.choicemap import Masked, Path, show
 from ppl.interpreter import Place
 from ppl.specs import Subset
 from ppl.transforms.layout import trace_shape
+from ppl.transforms.records import spread
+from ppl.value_checks import checking, require
 
 
 def check_given(name: str, places: Mapping[Path, Place], given: Mapping[Path, Any], complete: bool) -> dict[Path, Any]:
@@ -74,6 +76,9 @@ def _check_value(name: str, path: Path, places: Mapping[Path, Place], leaf: Any)
     _check_real(path, place, value)
     _check_integral(path, place, leaf.value if isinstance(leaf, Masked) else leaf)
     value = _cast(place, value)
+    if checking():
+        mask = _check_mask(name, path, place, value, leaf.mask) if isinstance(leaf, Masked) else None
+        value = _check_traced(path, place, value, mask)
     return Masked(value, _check_mask(name, path, place, value, leaf.mask)) if isinstance(leaf, Masked) else value
 
 
@@ -146,10 +151,23 @@ def _check_integral(path: Path, place: Place, value: Any) -> None:
     values = np.asarray(value)
     wrong = values[values != np.round(values)] if values.dtype.kind == "f" else np.zeros(0)
     if wrong.size:
-        raise SupportError(
-            f'A value that is not integral is given at "{show(path)}".',
-            where=f'"{show(path)}" at {place.eqn.params["source"]}',
-            expected=f"integers, for {family}",
-            got=f"{values.dtype} values such as {wrong[0]}",
-            remedy="round or threshold the data, or use a continuous distribution",
-        )
+        raise _not_integral(path, place, f"{values.dtype} values such as {wrong[0]}")
+
+
+def _check_traced(path: Path, place: Place, value: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Tie a traced value of a discrete choice to a check that it is integral where it is given."""
+    if not (place.eqn.params["spec"].family.discrete and jnp.issubdtype(value.dtype, jnp.floating)):
+        return value
+    wrong = value != jnp.round(value)
+    wrong = wrong if mask is None else wrong & spread(mask, wrong.ndim)
+    return require(value, wrong, _not_integral(path, place, f"{value.dtype} values"))
+
+
+def _not_integral(path: Path, place: Place, got: str) -> SupportError:
+    return SupportError(
+        f'A value that is not integral is given at "{show(path)}".',
+        where=f'"{show(path)}" at {place.eqn.params["source"]}',
+        expected=f"integers, for {place.eqn.params['spec'].family}",
+        got=got,
+        remedy="round or threshold the data, or use a continuous distribution",
+    )

@@ -24,6 +24,12 @@ def path_of(place: Place) -> Path:
     return (*place.prefix, *address)
 
 
+def label_path(place: Place) -> Path:
+    """Return the path of a choice, which ends in its label (with "/" in it) where it has no address."""
+    address = place.eqn.params["address"]
+    return (*place.prefix, *((place.eqn.params["label"],) if address is None else address))
+
+
 def trace_shape(place: Place) -> tuple[int, ...]:
     """Return the shape of a choice in the trace: axes of scans and lanes from the outermost in, then the value's."""
     shape = list(place.eqn.outvars[0].aval.shape)

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 
 from ppl import choicemap
 from ppl._errors import ControlFlowError, StrategyError, boundary
-from ppl.choicemap import Path, show
+from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction
 from ppl.interpreter import Place
 from ppl.primitives import lane_shapes
 from ppl.specs import Whole
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed, trace_shape
+from ppl.transforms.missing import Missing, Partly, over, partly_missing
 from ppl.transforms.programs import list_places
 from ppl.transforms.run import Run, require_gf, require_values, total
 
@@ -29,21 +30,28 @@ class Constrain:
 
     Attributes:
         size: Length of the vector.
-        shapes: Shape of each choice in its unconstrained form, in order.
+        shapes: Shape of each choice in its unconstrained form, in order; of its missing elements, where it is partly
+            observed.
     """
 
     size: int
     shapes: dict[Path, tuple[int, ...]]
     _walk: Callable[[dict[Path, Any], str], Run]
+    _missing: dict[Path, Missing]
 
     def __call__(self, x: jax.Array) -> dict[str, Any]:
-        """Return the choices, without the observed ones."""
+        """Return the choices, without the observed ones; partly observed ones are completed."""
         return self._choices(self._walk(self.split(x), "constrain"))
 
     def inverse(self, choices: Any) -> jax.Array:
-        """Return the vector whose choices these are."""
-        walk = self._walk(choicemap.flatten(choices), "inverse")
-        return jnp.concatenate([jnp.ravel(walk.records[path].value) for path in self.shapes])
+        """Return the vector whose choices these are; observed elements stay as observed."""
+        parts = choicemap.flatten(choices)
+        for path, missing in self._missing.items():
+            parts[path] = over(missing.mask, missing.value, parts[path])
+        records = self._walk(parts, "inverse").records
+        free = {path: records[path].value for path in self.shapes}
+        free.update({path: missing.pick(free[path]) for path, missing in self._missing.items()})
+        return jnp.concatenate([jnp.ravel(value) for value in free.values()])
 
     def split(self, x: jax.Array) -> dict[Path, jax.Array]:
         """Return the unconstrained form of each choice."""
@@ -67,7 +75,7 @@ def log_joint(gf: GenerativeFunction, observed: Any, *args: Any) -> tuple[Callab
 
     Args:
         gf: The generative function; its unobserved choices are continuous and unconditional.
-        observed: Nested dict of observed choices.
+        observed: Nested dict of observed choices. Of a `Masked` value the elements under False are unknowns, too.
         *args: Arguments of the program.
 
     Returns:
@@ -76,7 +84,8 @@ def log_joint(gf: GenerativeFunction, observed: Any, *args: Any) -> tuple[Callab
 
     Raises:
         AddressError: An observed choice is unknown or has the wrong shape.
-        StrategyError: An unobserved choice is discrete.
+        PPLError: A mask of missing data is traced.
+        StrategyError: An unobserved choice, or a missing element, is discrete.
         ControlFlowError: An unobserved choice is made only sometimes.
 
     Example:
@@ -92,17 +101,23 @@ def log_joint(gf: GenerativeFunction, observed: Any, *args: Any) -> tuple[Callab
     by_path = addressed(places)
     given = check_given(gf.name, by_path, choicemap.flatten(observed), complete=False)
     require_values(gf.name, by_path, "a density over a vector")
+    masked = {path: leaf for path, leaf in given.items() if isinstance(leaf, Masked)}
+    given.update({path: partly_missing(path, by_path[path], leaf) for path, leaf in masked.items()})
+    missing = {path: given.pop(path) for path in masked if isinstance(given[path], Missing)}
     latent = {path: place for path, place in by_path.items() if path not in given}
     for path, place in latent.items():
         _check_latent(path, place)
+    free = {path: _unconstrained_shape(place) for path, place in latent.items()}
 
     def walk(parts: Mapping[Path, Any], direction: str) -> Run:
+        if direction == "constrain":
+            parts = {**parts, **{path: part.fill(parts[path], free[path]) for path, part in missing.items()}}
         run = _Unconstrained(places, {**given, **parts}, set(latent), direction)
         run.run(staged.body, leaves)
         return run
 
-    shapes = {path: _unconstrained_shape(place) for path, place in latent.items()}
-    constrain = Constrain(sum(map(math.prod, shapes.values())), shapes, walk)
+    shapes = {path: missing[path].shape(shape) if path in missing else shape for path, shape in free.items()}
+    constrain = Constrain(sum(map(math.prod, shapes.values())), shapes, walk, missing)
 
     def log_density(x: jax.Array) -> jax.Array:
         return total(walk(constrain.split(x), "constrain").log_densities)
@@ -156,13 +171,18 @@ def _unconstrained_shape(place: Place) -> tuple[int, ...]:
 class _Unconstrained(Run):
     """Read unobserved choices in unconstrained form (or return them so), with the log Jacobian in the density."""
 
-    def __init__(self, places, given, latent, direction, location=(), prefix=()):
-        super().__init__(places, given, "observe", {}, False, location, prefix)
+    def __init__(self, places, given, latent, direction, location=(), prefix=(), subsamples=None):
+        super().__init__(places, given, "observe", {}, False, location, prefix, subsamples)
         self.latent, self.direction = latent, direction
 
     def child(self, given, weights, location):
         """Return the interpreter for a nested body."""
-        return _Unconstrained(self.places, given, self.latent, self.direction, location, self.prefix)
+        subsamples = dict(self.subsamples)
+        return _Unconstrained(self.places, given, self.latent, self.direction, location, self.prefix, subsamples)
+
+    def _given(self, path, sorted_out):
+        given = self.given.get(path)
+        return given if isinstance(given, Partly) else super()._given(path, sorted_out)
 
     def read(self, path, sorted_out, value):
         """Change variables at an unobserved choice."""
@@ -171,6 +191,10 @@ class _Unconstrained(Run):
         transform = _transform(sorted_out.spec, sorted_out.params)
         if self.direction == "inverse":
             return value, transform._inverse(value)
-        constrained = transform(value)
-        self.log_densities.append(jnp.sum(transform.log_abs_det_jacobian(value, constrained)))
+        free = value.free if isinstance(value, Partly) else value
+        constrained = transform(free)
+        log_jacobian = transform.log_abs_det_jacobian(free, constrained)
+        if isinstance(value, Partly):
+            constrained, log_jacobian = value.complete(constrained), value.where_missing(log_jacobian)
+        self.log_densities.append(jnp.sum(log_jacobian))
         return constrained, constrained

@@ -19,11 +19,12 @@ from ppl.interpreter import Interpreter, Place
 from ppl.primitives import Lane, bind_choice, bind_density, call_p, choice_p, factor_p, lane_shapes, view_of
 from ppl.specs import Subset
 from ppl.transforms.given import check_given
-from ppl.transforms.layout import addressed, outer_lanes, path_of, trace_shape
+from ppl.transforms.layout import addressed, label_path, outer_lanes, trace_shape
 from ppl.transforms.programs import list_places, name_of, source_of, unnormalised
 from ppl.transforms.records import ALWAYS, Record, join, pad, spread, zero_where_idle
 
 Mode = Literal["assess", "observe", "update"]
+Subsample = tuple[Any, int, int]  # drawn indices, n, size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Outcome:
 
     Attributes:
         trace: The trace.
-        log_weight: Log density of the given choices, at the values they depend on.
+        log_weight: Log density of the given choices, at the values they depend on; in an update, that of the trace less
+            the plain one of what was drawn, whatever a subsample multiplies it by.
         records: The choices by path.
     """
 
@@ -72,7 +74,7 @@ def run(
         mode: "assess": everything is given, and `Masked` says exactly where choices are made. "observe": the rest is
             sampled, and given choices that are not visited make the weight -inf. "update": they are let go.
         weights: Factors of the log densities of choices, by glob; scalars or arrays over lanes and steps.
-        track: Whether to keep each choice's log density.
+        track: Whether to keep each choice's plain log density, without weights.
         normalised: Whether to refuse programs with factors or with priors known by their score.
         valued: Whether to refuse the latter only: their log density has no value.
     """
@@ -184,7 +186,7 @@ class Sliced(Interpreter):
     def inside(self) -> dict[Path, Place]:
         """Return the places inside the current equation, by path."""
         depth = len(self.here)
-        return {path_of(place): place for where, place in self.places.items() if where[:depth] == self.here}
+        return {label_path(place): place for where, place in self.places.items() if where[:depth] == self.here}
 
     def outer(self, place: Place) -> int:
         """Count the lanes of a choice that stand outside the current scan."""
@@ -210,7 +212,7 @@ class Run(Sliced):
     def __init__(self, places, given, mode: str, weights, track: bool, location=(), prefix=(), subsamples=None):
         super().__init__(places, location, prefix)
         self.given, self.mode, self.weights, self.track = given, mode, weights, track
-        self.subsamples: dict[Path, tuple[Any, int, int]] = {} if subsamples is None else subsamples
+        self.subsamples: dict[Path, Subsample] = {} if subsamples is None else subsamples
         self.records: dict[Path, Record] = {}
         self.log_densities: list[Any] = []
         self.log_weights: list[Any] = []
@@ -275,7 +277,8 @@ class Run(Sliced):
         return value, value
 
     def _factor(self, eqn, values) -> list:
-        weight = self.weights.get(self.path(eqn), 1.0) * values[0].sum()
+        scale = math.prod(n / size for _, n, size in self._around(self.path(eqn)))
+        weight = values[0].sum() if scale == 1 else scale * values[0].sum()
         self.log_densities.append(weight)
         self.log_weights.append(weight)
         return []
@@ -299,7 +302,7 @@ class Run(Sliced):
             label=show(path),
         )
         known = spread(given.mask, log_prob.ndim) if partly and isinstance(given, Masked) else None
-        self._add(path, log_prob, given is not None, known, len(lanes))
+        self._add(path, log_prob, given is not None, known)
         mask = None
         if params["masked"]:
             mask = jnp.broadcast_to(sorted_out.mask, sorted_out.lane_sizes)
@@ -308,16 +311,20 @@ class Run(Sliced):
         cover = frozenset({frozenset(params["guards"])})
         self._record(path, Record(recorded, mask, kept, len(lanes), cover))
         if path[-1] == "indices" and isinstance(params["spec"], Subset):
-            self.subsamples[path[:-1]] = (value, *_subset_sizes(params["spec"]))
+            self.subsamples[path[:-1]] = (value, params["spec"].n, params["spec"].size)
         return value
 
-    def _add(self, path, log_prob, is_given: bool, known, lead: int) -> None:
-        weight = self._weight(path)
+    def _add(self, path, log_prob, is_given: bool, known) -> None:
+        weight, extra = self._weight(path), None
         if weight is not None:
-            log_prob = log_prob * spread(jnp.asarray(weight), log_prob.ndim)
+            weighted = log_prob * spread(jnp.asarray(weight), log_prob.ndim)
+            extra = weighted - log_prob if self.mode == "update" else None
+            log_prob = weighted
         self.log_densities.append(log_prob.sum())
         if is_given:
-            self.log_weights.append(log_prob.sum() if known is None else jnp.where(known, log_prob, 0).sum())
+            self.log_weights.append(_where_known(known, log_prob, 0 if extra is None else extra).sum())
+        elif extra is not None:
+            self.log_weights.append(extra.sum())
 
     def _weight(self, path: Path):
         """Return what multiplies a choice's log density: its weight, and n/size within a subsample."""
@@ -325,19 +332,13 @@ class Run(Sliced):
         weight = self.weights.get(path)
         return weight * scale if weight is not None else scale if scale != 1 else None
 
-    def _around(self, path: Path) -> list[tuple[Any, int, int]]:
-        own = lambda prefix: path[: len(prefix)] == prefix and path != (*prefix, "indices")
-        return [entry for prefix, entry in self.subsamples.items() if own(prefix)]
+    def _around(self, path: Path) -> list[Subsample]:
+        return subsamples_around(self.subsamples, path)
 
     def _given(self, path: Path, sorted_out):
         """Return the value given for a choice; within a subsample, the rows of all n that were drawn."""
         given: Any = self.given.get(path)
-        for indices, n, size in self._around(path) if given is not None else ():
-            leaf = given.value if isinstance(given, Masked) else given
-            axis = indices.ndim - 1
-            if jnp.shape(leaf)[axis] == n != size:
-                given = jax.tree.map(functools.partial(_take_rows, indices), given)
-        return given
+        return None if given is None else drawn_rows(given, self._around(path))
 
     def _sample(self, eqn, operands, path):
         kept = {name: eqn.params[name] for name in ("spec", "strategy", "source", "lanes", "masked", "depth", "guards")}
@@ -356,6 +357,21 @@ class Run(Sliced):
         self.records[path] = record if other is None else join(other, record)
 
 
+def subsamples_around(subsamples: Mapping[Path, Subsample], path: Path) -> list[Subsample]:
+    """List the subsamples that an address stands in; their own indices do not."""
+    own = lambda prefix: path[: len(prefix)] == prefix and path != (*prefix, "indices")
+    return [entry for prefix, entry in subsamples.items() if own(prefix)]
+
+
+def drawn_rows(given: Any, around: Sequence[Subsample]) -> Any:
+    """Take the drawn rows of a value that is given for all n elements of the subsamples around it."""
+    for indices, n, size in around:
+        leaf = given.value if isinstance(given, Masked) else given
+        if jnp.shape(leaf)[indices.ndim - 1] == n != size:
+            given = jax.tree.map(functools.partial(_take_rows, indices), given)
+    return given
+
+
 def _take_rows(indices, values):
     """Take rows along the axis after those of the lanes around a subsample."""
     take = lambda rows, x: x[rows]
@@ -372,8 +388,27 @@ def _value(given, sampled, partly: bool):
     return given.value if isinstance(given, Masked) else given
 
 
-def _subset_sizes(spec) -> tuple[int, int]:
-    return spec.n, spec.size
+def _where_known(known, log_prob, otherwise):
+    return log_prob if known is None else jnp.where(known, log_prob, otherwise)
+
+
+class Part(Run):
+    """Add up the weighted densities of selected choices and factors only."""
+
+    def __init__(self, places, given, selected: frozenset[Path], location=(), prefix=(), subsamples=None):
+        super().__init__(places, given, "assess", {}, False, location, prefix, subsamples)
+        self.selected = selected
+
+    def child(self, given, weights, location):
+        """Return the interpreter for a nested body."""
+        return Part(self.places, given, self.selected, location, self.prefix, dict(self.subsamples))
+
+    def _add(self, path, log_prob, is_given, known) -> None:
+        if path in self.selected:
+            super()._add(path, log_prob, is_given, known)
+
+    def _factor(self, eqn, values) -> list:
+        return super()._factor(eqn, values) if self.path(eqn) in self.selected else []
 
 
 class Rewrite(Sliced):
@@ -410,4 +445,4 @@ class Rewrite(Sliced):
         return eqn.primitive.bind(*values, **full) if outs is None else outs
 
 
-__all__ = ["ALWAYS", "Outcome", "Rewrite", "Run", "run"]
+__all__ = ["ALWAYS", "Outcome", "Part", "Rewrite", "Run", "run"]

@@ -6,8 +6,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jax import lax
+from scipy import stats
 
-from ppl import expect, fresh_key, normal, seed, while_loop
+from ppl import expect, fresh_key, gen, normal, seed, while_loop
 from tests.programs.replay import KEY
 
 
@@ -53,3 +54,12 @@ def test_draws_through_all_control_flow_are_independent(run):
     assert np.abs(correlation).max() < 5.5 / np.sqrt(num)  # of about a thousand pairs
     assert np.abs(draws.mean(0)).max() < 4.5 / np.sqrt(num)
     assert np.abs(draws.std(0) - 1).max() < 4.5 / np.sqrt(2 * num)
+
+
+def test_a_key_in_a_loop_of_a_generative_function_has_no_place_in_the_trace():
+    step = lambda c, _: (normal(c + 0.0 * noise(), 1.0) @ "z", None)
+    program = gen(lambda: lax.scan(step, 0.0, None, length=3)[0])
+    trace = program.simulate(KEY)
+    assert jax.tree.map(jnp.shape, trace.choices) == {"z": (3,)}
+    z = np.asarray(trace["z"])
+    np.testing.assert_allclose(trace.log_density, stats.norm.logpdf(z, [0, *z[:2]]).sum(), rtol=1e-6)
