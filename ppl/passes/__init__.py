@@ -1,4 +1,5 @@
 """Passes: staged programs become staged programs that mean the same and run faster."""
 
 from ppl.passes.draws import plan_draws as plan_draws
+from ppl.passes.fusion import fuse as fuse
 from ppl.passes.vectorise import vectorise as vectorise

@@ -17,7 +17,7 @@ from ppl import jaxprs
 from ppl._errors import PPLError, boundary
 from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan, refuse_enumeration
 from ppl.analysis.score_priors import check_score_priors
-from ppl.passes import plan_draws, vectorise
+from ppl.passes import fuse, plan_draws, vectorise
 from ppl.passes.policy import KEPT_MODES
 from ppl.transforms.axes import Val
 from ppl.transforms.direct import estimate_with_costs
@@ -105,7 +105,8 @@ def _detach(leaf):
 
 
 def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES) -> Program:
-    """Take scans apart; write out those whose enumerated choices reach later steps, where that can be afforded."""
+    """Join and take apart scans; write out those whose enumerated choices go on, where that can be afforded."""
+    program = with_body(program, fuse(program.staged.body))
     program = with_body(program, vectorise(program.staged.body, KEPT_MODES, program.digests))
     plan = make_plan(program.staged.body, program.places, aux)
     check_score_priors(plan.body, plan.flow)
