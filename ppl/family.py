@@ -64,6 +64,8 @@ class Family:
         sampler: Draws values of a batch shape from a key and named parameters, where not NumPyro's.
         finite_with: Parameters with which the density function is finite, and so are its derivatives, at values outside
             the support, too: none inside has to stand in for them.
+        log_masses: Their logarithms in the same layout, where all at once are cheaper than one by one; it may return
+            None.
         variant: Maps the family and the given parameters to the family of this very distribution.
     """
 
@@ -80,6 +82,7 @@ class Family:
     implicit: bool = False
     density: Callable | None = None
     masses: Callable | None = None
+    log_masses: Callable | None = None
     sampler: Callable | None = None
     finite_with: tuple[str, ...] = ()
     variant: Callable | None = None
@@ -208,12 +211,20 @@ class Spec:
 
     def probabilities(self, params: Sequence[jax.Array]) -> jax.Array:
         """Return the probabilities of a finite support along a new leading axis."""
-        shapes, named = [param.shape for param in params], self._named(params)
         if self.family.masses is not None:
-            return self.family.masses(named, dict(self.known))
+            return self.family.masses(self._named(params), dict(self.known))
+        return jnp.exp(self.log_probabilities(params))
+
+    def log_probabilities(self, params: Sequence[jax.Array]) -> jax.Array:
+        """Return the log densities of all values of a finite support along a new leading axis."""
+        shapes = [param.shape for param in params]
+        if self.family.log_masses is not None:
+            found = self.family.log_masses(self._named(params), dict(self.known))
+            if found is not None:
+                return found
         values = self.first_value() + np.arange(self.num_values(shapes), dtype=np.int32)
         values = jnp.asarray(values.reshape((-1,) + (1,) * len(self.batch_shape(shapes))))
-        return jnp.exp(self.log_prob(values, params, inside=True))
+        return self.log_prob(values, params, inside=True)
 
     def _named(self, params: Sequence[jax.Array]) -> dict[str, Any]:
         """Name all parameters: what is only known, and the operands."""

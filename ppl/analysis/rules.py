@@ -30,6 +30,11 @@ _CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
 _MATRICES = frozenset("cholesky triangular_solve lu eigh svd qr householder_product tridiagonal_solve".split())
 
 
+def is_elementwise(name: str) -> bool:
+    """Tell whether each element of a primitive's result is computed from the elements at its place."""
+    return name in _ELEMENTWISE
+
+
 def axis_maps(eqn) -> list[AxisMap]:
     """Return for each operand of an equation how its axes reach the results."""
     name, shapes = eqn.primitive.name, [tuple(var.aval.shape) for var in eqn.invars]

@@ -79,6 +79,11 @@ def categorical_masses(params, known):
     return jnp.moveaxis(probs, -1, 0)
 
 
+def categorical_log_masses(params, known):
+    """Compute log P(k)."""
+    return jnp.moveaxis(jax.nn.log_softmax(params["logits"], axis=-1), -1, 0) if "logits" in params else None
+
+
 def _log_choose(total, count):
     return -jnp.log1p(total) - _betaln(total - count + 1, count + 1)
 

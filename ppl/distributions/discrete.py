@@ -39,6 +39,7 @@ categorical = constructor(
         enumerable=True,
         alternatives=_PROBS_OR_LOGITS,
         masses=densities.categorical_masses,
+        log_masses=densities.categorical_log_masses,
     ),
     "P(k) = probs[k] = softmax(logits)[k]",
 )

@@ -26,11 +26,15 @@ class Val:
         raw: The value as it is, with one leading axis for each of `axes`; None where it is not needed.
         axes: The enumerated choices that it varies with.
         surrogate: The sum of charged terms whose expectation's derivatives it has; None where it is not needed.
+        uniform: The same as `raw` with size 1 along axes of the value where all elements are equal; None, if not known.
+        values: First and number of the values of which it holds all, in order; None, if it is not such a table.
     """
 
     raw: Any
     axes: Axes = ()
     surrogate: Any = None
+    uniform: Any = None
+    values: tuple[int, int] | None = None
 
 
 def union(vals: Sequence[Val]) -> Axes:

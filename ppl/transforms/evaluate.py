@@ -32,6 +32,7 @@ from ppl.transforms.elimination import Factor, eliminate, multiply
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
+from ppl.transforms.tables import evaluate_all, evaluate_uniform
 
 
 def magic(score):
@@ -125,7 +126,7 @@ class Evaluator:
     @staticmethod
     def _with_surrogate(val: Val) -> Val:
         """A value without randomness is its own surrogate."""
-        return val if val.surrogate is not None else Val(val.raw, val.axes, val.raw)
+        return val if val.surrogate is not None else dataclasses.replace(val, surrogate=val.raw)
 
     def _equation(self, index, eqn, flow: Flow, terms: Terms, vals) -> list[Val]:
         here = (*self.location, index)
@@ -152,16 +153,24 @@ class Evaluator:
         """Evaluate an ordinary equation: as it is, and on surrogates where it adds terms up."""
         outs = [Val(None)] * len(eqn.outvars)
         if any(terms.needs_raw(var) for var in eqn.outvars):
-            raws, axes = under(lambda *raws: self._bind(eqn, raws), vals)
-            outs = [Val(raw, axes) for raw in raws]
+            outs = self._raw(eqn, vals)
             outs = [
                 self._charged(val, flow.deps[var]) if var in terms.charged else val
                 for var, val in zip(eqn.outvars, outs, strict=True)
             ]
         if any(var in terms.surrogate and var not in terms.charged for var in eqn.outvars):
             sums = jaxprs.bind(eqn, [val.raw if val.surrogate is None else val.surrogate for val in vals])
-            outs = [Val(val.raw, val.axes, total) for val, total in zip(outs, sums, strict=True)]
+            outs = [dataclasses.replace(val, surrogate=total) for val, total in zip(outs, sums, strict=True)]
         return outs
+
+    def _raw(self, eqn, vals) -> list[Val]:
+        """Evaluate an ordinary equation as it is."""
+        if any(val.uniform is not None for val in vals):
+            shared = evaluate_all(eqn, vals) or evaluate_uniform(eqn, vals)
+            if shared is not None:
+                return [shared]
+        raws, axes = under(lambda *raws: self._bind(eqn, raws), vals)
+        return [Val(raw, axes) for raw in raws]
 
     @staticmethod
     def _bind(eqn, raws) -> list:
@@ -181,7 +190,7 @@ class Evaluator:
 
             term = Val(*under(charge, [val, *(self.scores[key] for key in keys)]))
         total = self._averaged(term, deps) if term.axes else term.raw
-        return Val(val.raw, val.axes, total.astype(jnp.result_type(val.raw)))
+        return dataclasses.replace(val, surrogate=total.astype(jnp.result_type(val.raw)))
 
     def _averaged(self, term: Val, deps: Deps):
         """Sum a term over the joint values of its enumerated choices, with their probabilities."""
@@ -321,9 +330,10 @@ class Evaluator:
         self.weights[here] = Val(jnp.moveaxis(weight, 0, axes_out.index(here)), axes_out)
         own = tuple(size if i in joint else 1 for i, size in enumerate(shape))
         table = jnp.asarray(values.reshape((states, *own)) + sorted_out.spec.first_value(), jnp.int32)
-        table = jnp.broadcast_to(table, (states, *shape))
+        uniform, table = table, jnp.broadcast_to(table, (states, *shape))
         if sorted_out.mask is None:
-            return Val(table, (here,))
+            all_values = (sorted_out.spec.first_value(), states) if not joint else None
+            return Val(table, (here,), None, uniform, all_values)
         return self._masked_table(here, table, sorted_out, axes, axes_out)
 
     @staticmethod
