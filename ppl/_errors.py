@@ -76,6 +76,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f'did you mean "{close}"?' if close else None
 
 
+def is_own_file(name: str) -> bool:
+    """Tell whether a file is one of this library's or of JAX's."""
+    return name.startswith((_JAX_FOLDER, *_OWN_FOLDERS)) or name.startswith("<")
+
+
 def _is_internal(frame: types.FrameType) -> bool:
     file = frame.f_code.co_filename
     return file.startswith((_JAX_FOLDER, *_OWN_FOLDERS)) or file == contextlib.__file__  # JAX decorates with contexts.

@@ -81,7 +81,8 @@ class Interpreter:
         read = lambda var: var.val if isinstance(var, Literal) else env[var]
         for index, eqn in enumerate(body.eqns):
             self.here = (*self.location, index)
-            outs = self.equation(eqn, [read(var) for var in eqn.invars])
+            with jaxprs.same_source(eqn):
+                outs = self.equation(eqn, [read(var) for var in eqn.invars])
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(var) for var in body.outvars]
 

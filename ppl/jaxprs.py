@@ -20,7 +20,7 @@ from jax.extend.core import primitives
 from jax.interpreters import ad, batching
 from jax.interpreters import partial_eval as pe
 
-from ppl._errors import ControlFlowError, PPLError, boundary, innermost_user_source
+from ppl._errors import ControlFlowError, PPLError, boundary, innermost_user_source, is_own_file
 
 Var, Literal = core.Var, core.Literal
 scan_p, cond_p, jit_p, remat_p, while_p = (
@@ -376,6 +376,46 @@ def source_of(eqn) -> str:
     from jax._src import source_info_util
 
     return source_info_util.summarize(eqn.source_info)
+
+
+def user_source_of(eqn) -> str | None:
+    """Return file and line of the innermost frame outside of JAX and this library that made an equation, if known."""
+    from jax._src import source_info_util
+
+    frames = source_info_util.user_frames(eqn.source_info.traceback)
+    outside = [frame for frame in frames if not is_own_file(frame.file_name)]
+    return f"{outside[0].file_name}:{outside[0].start_line}" if outside else None
+
+
+def same_source(eqn):
+    """Let equations that are bound in this context count as made where another one was."""
+    from jax._src import source_info_util
+
+    return source_info_util.user_context(eqn.source_info.traceback)
+
+
+def with_params(body: Body, changes: dict[tuple[int, ...], dict]) -> Body:
+    """Return a body in which the equations at some locations have other parameters; all else stays as it is."""
+    return Body(_with_params(body.jaxpr, changes), body.consts)
+
+
+def _with_params(jaxpr: Any, changes: dict[tuple[int, ...], dict]) -> Any:
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    eqns = list(inner.eqns)
+    for index in {location[0] for location in changes}:
+        here = {location[1:]: change for location, change in changes.items() if location[0] == index}
+        params = here[()] if () in here else _changed_bodies(eqns[index], here)
+        eqns[index] = eqns[index].replace(params={**eqns[index].params, **params})
+    new = inner.replace(eqns=eqns)
+    return new if inner is jaxpr else jaxpr.replace(jaxpr=new)
+
+
+def _changed_bodies(eqn, changes: dict[tuple[int, ...], dict]) -> dict[str, Any]:
+    numbered = lambda number: {location[1:]: change for location, change in changes.items() if location[0] == number}
+    if eqn.primitive is cond_p:
+        branches = enumerate(eqn.params["branches"])
+        return {"branches": tuple(_with_params(branch, numbered(number)) for number, branch in branches)}
+    return {"jaxpr": _with_params(eqn.params["jaxpr"], numbered(0))}
 
 
 # --- JAX's own transformations around choices ---------------------------------------------------------------------
