@@ -7,3 +7,5 @@ from ppl.reports.costs import Costs as Costs
 from ppl.reports.costs import compiled_costs as compiled_costs
 from ppl.reports.costs import costs as costs
 from ppl.reports.costs import growth as growth
+from ppl.reports.explain import Explanation as Explanation
+from ppl.reports.explain import explain as explain
