@@ -127,7 +127,7 @@ def _enumerated(plan: Plan, place: Place, written_out: Sequence[Location]) -> tu
         text += " lane by lane"
     for scan in written_out:
         if is_inside(site, scan):
-            text += f"; its scan is written out: {_count(histories(plan, scan))} histories"
+            text += f"; its scan is written out: {number(histories(plan, scan))} histories"
             return text, states - 1
     if any(site in chain.sites for chain in plan.chains.values()):
         return text + ", by messages along a chain", states - 1
@@ -138,8 +138,9 @@ def _power(base: int, exponent: int) -> str:
     return f"{base}**{exponent}" if base**exponent > 10**6 else str(base**exponent)
 
 
-def _count(number: float) -> str:
-    return f"{number:.0f}" if number < 1e6 else f"{number:.1e}"
+def number(count: float) -> str:
+    """Write a count, roughly where it is large."""
+    return f"{count:.0f}" if count < 1e6 else f"about {count:.1e}"
 
 
 def _direct(plan: Plan, place: Place, strategy) -> tuple[str, int | None]:

@@ -13,7 +13,7 @@ from typing import Any
 from ppl._errors import PPLError, boundary
 from ppl.analysis.dependence import NONE, Dependence
 from ppl.analysis.plan import Plan, make_plan
-from ppl.reports.choices import ChoiceRow, list_choices
+from ppl.reports.choices import ChoiceRow, list_choices, number
 from ppl.reports.grouping import grouped, pattern, span
 from ppl.reports.problems import FINDINGS, NOTES, refused
 from ppl.reports.tables import as_html, as_text, paragraph
@@ -266,7 +266,7 @@ def _summary(report: Explanation) -> str:
     kinds = collections.Counter(row.strategy or "without a strategy" for row in report.choices)
     parts = [_plural(len(report.choices), "choice") + _bracket(kinds), _plural(len(report.terms), "cost term")]
     if report.evaluations:
-        parts.append(f"{report.evaluations} evaluations of terms in sums over values")
+        parts.append(f"{number(report.evaluations)} evaluations of terms in sums over values")
     runs = [row for row in report.choices if row.evaluations is None]
     further = sum(row.evaluations or 0 for row in report.choices if "other values" in row.handling)
     if further or runs:

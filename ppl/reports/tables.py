@@ -18,7 +18,9 @@ def as_text(headings: Sequence[str], rows: Sequence[Sequence[str]], indent: str 
     """Write a table with aligned columns; empty columns are left out, and the widest ones wrap where it is too wide."""
     headings, rows = _without_empty(headings, rows)
     lines = [headings, *rows]
-    widths = _fitted([max(len(line[i]) for line in lines) for i in range(len(headings))], len(indent))
+    columns = list(zip(*lines, strict=True))
+    longest = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    widths = _fitted([max(map(len, column)) for column in columns], longest, len(indent))
     return "\n".join(text for line in lines for text in _wrapped(line, widths, indent))
 
 
@@ -27,11 +29,14 @@ def _without_empty(headings, rows):
     return [headings[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def _fitted(widths: list[int], indent: int) -> list[int]:
-    """Take from the widest columns what is too much."""
+def _fitted(widths: list[int], longest: list[int], indent: int) -> list[int]:
+    """Take from the widest columns what is too much, but do not break words."""
     widths = list(widths)
-    while sum(widths) + 2 * (len(widths) - 1) + indent > WIDTH and max(widths) > NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    while sum(widths) + 2 * (len(widths) - 1) + indent > WIDTH:
+        spare = [width - max(word + 1, NARROWEST) for width, word in zip(widths, longest, strict=True)]
+        if max(spare) <= 0:
+            break
+        widths[max((i for i in range(len(widths)) if spare[i] > 0), key=widths.__getitem__)] -= 1
     return widths
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ppl import jaxprs
 from ppl.analysis.dependence import (
     NONE,
@@ -23,7 +25,7 @@ from ppl.analysis.dependence import (
 from ppl.analysis.plan import Plan, num_states, relations
 from ppl.analysis.positions import FROM, SAME, UPTO
 from ppl.analysis.terms import Terms
-from ppl.primitives import call_p, density_p
+from ppl.primitives import call_p, choice_p, density_p
 from ppl.transforms.programs import label_of
 
 SUMS = ("add", "sub", "add_any", "concatenate", "stack", "select_n")
@@ -123,15 +125,27 @@ def list_terms(plan: Plan, full: Flow, aux: Sequence[bool]) -> list[Term]:
         aux: Which results are auxiliary.
     """
     scope = Scope(plan.body, plan.flow, plan.terms, full)
-    results = {var for var, is_aux in zip(plan.body.outvars, aux, strict=True) if not is_aux and _is_var(var)}
+    results: Wanted = {}
+    for var, is_aux in zip(plan.body.outvars, aux, strict=True):
+        if not is_aux:
+            _want(results, var, 1)
     walk = _Walk(plan)
     found = walk.body(scope, results)
     given = [var for var in plan.body.invars if var in results]
-    return [walk.term(scope, var, None, "an argument") for var in given] + found
+    return [walk.term(scope, var, None, results[var], "an argument") for var in given] + found
 
 
 def _is_var(var) -> bool:
     return not isinstance(var, jaxprs.Literal)
+
+
+Wanted = dict[Any, int]
+"""Variables of which something is the sum, each with its sign (0: both)."""
+
+
+def _want(wanted: Wanted, var, sign: int) -> None:
+    if _is_var(var):
+        wanted[var] = sign if wanted.get(var, sign) == sign else 0
 
 
 class _Walk:
@@ -140,7 +154,7 @@ class _Walk:
     def __init__(self, plan: Plan):
         self.plan = plan
 
-    def body(self, scope: Scope, wanted: set) -> list[Term]:
+    def body(self, scope: Scope, wanted: Wanted) -> list[Term]:
         """List the terms that wanted variables are the sum of; arguments that are terms themselves are added to it."""
         found: list[list[Term]] = []
         for index in range(len(scope.body.eqns) - 1, -1, -1):
@@ -150,10 +164,10 @@ class _Walk:
                 found.append(self.equation(scope, index, eqn, outs, wanted))
         return [term for terms in reversed(found) for term in terms]
 
-    def equation(self, scope: Scope, index: int, eqn, outs, wanted: set) -> list[Term]:
+    def equation(self, scope: Scope, index: int, eqn, outs, wanted: Wanted) -> list[Term]:
         charged = [var for var in outs if scope.is_charged(var)]
         rest = [var for var in outs if not scope.is_charged(var)]
-        terms = [self.term(scope, var, eqn) for var in charged]
+        terms = [self.term(scope, var, eqn, wanted[var]) for var in charged]
         if not rest:
             return terms
         if (index, 0) in scope.full.inner and eqn.primitive in (jaxprs.jit_p, call_p):
@@ -162,66 +176,81 @@ class _Walk:
             return terms + self.scan(scope.inside(index, 0, eqn), eqn, rest, wanted)
         operands = None if all(self._ends(scope, var) for var in rest) else _addends(scope, eqn)
         if operands is None:
-            return terms + [self.term(scope, var, eqn) for var in rest if not _is_constant(scope, eqn)]
-        wanted.update(var for var in operands if _is_var(var))
+            return terms + [self.term(scope, var, eqn, wanted[var]) for var in rest if not _is_constant(scope, eqn)]
+        for var, own in operands:
+            _want(wanted, var, own * wanted[rest[0]])
         return terms
 
     @staticmethod
     def _ends(scope: Scope, var) -> bool:
         return not scope.deps(var) and scope.is_single(var)
 
-    def call(self, inner: Scope, eqn, outs, wanted: set) -> list[Term]:
+    def call(self, inner: Scope, eqn, outs, wanted: Wanted) -> list[Term]:
         """Walk through a call: its arguments are the caller's."""
-        inside = {var for outer, var in zip(eqn.outvars, inner.body.outvars, strict=True) if outer in outs}
-        inside = {var for var in inside if _is_var(var)}
+        inside: Wanted = {}
+        for outer, var in zip(eqn.outvars, inner.body.outvars, strict=True):
+            if outer in outs:
+                _want(inside, var, wanted[outer])
         found = self.body(inner, inside)
-        pairs = zip(eqn.invars, inner.body.invars, strict=True)
-        wanted.update(outer for outer, var in pairs if var in inside and _is_var(outer))
+        for outer, var in zip(eqn.invars, inner.body.invars, strict=True):
+            if var in inside:
+                _want(wanted, outer, inside[var])
         return found
 
-    def scan(self, inner: Scope, eqn, outs, wanted: set) -> list[Term]:
+    def scan(self, inner: Scope, eqn, outs, wanted: Wanted) -> list[Term]:
         """Walk through a scan: a carry that is wanted after it is wanted in every step."""
         view = jaxprs.read_scan(eqn)
         consts, carry, xs = view.split(inner.body.invars)
-        flags = [var in outs for var in eqn.outvars]
+        signs = {i: wanted[var] for i, var in enumerate(eqn.outvars) if var in outs}
         while True:
-            inside = {var for var, on in zip(inner.body.outvars, flags, strict=True) if on and _is_var(var)}
+            inside: Wanted = {}
+            for i, sign in signs.items():
+                _want(inside, inner.body.outvars[i], sign)
             found = self.body(inner, inside)
-            grown = [on or var in inside for on, var in zip(flags, carry, strict=False)] + flags[len(carry) :]
-            if grown == flags:
+            grown = {i: inside[var] for i, var in enumerate(carry) if var in inside and i not in signs}
+            if not grown:
                 break
-            flags = grown
-        found = [self.term(inner, var, None, "an input of the scan") for var in [*consts, *xs] if var in inside] + found
-        init = zip(view.split(eqn.invars)[1], flags, strict=False)
-        wanted.update(var for var, on in init if on and _is_var(var))
-        return found
+            signs |= grown
+        given = [var for var in [*consts, *xs] if var in inside]
+        for i, var in enumerate(view.split(eqn.invars)[1]):
+            if i in signs:
+                _want(wanted, var, signs[i])
+        return [self.term(inner, var, None, inside[var], "an input of the scan") for var in given] + found
 
-    def term(self, scope: Scope, var, eqn, what: str | None = None) -> Term:
+    def term(self, scope: Scope, var, eqn, sign: int, what: str | None = None) -> Term:
         """Describe a term."""
         deps, plan = scope.deps(var) if scope.is_charged(var) else NONE, self.plan
+        parts = [Part(sign, what, None)] if what else _parts(scope, _makers(scope.body), var, sign, [64])
+        sources = [None if eqn is None else jaxprs.user_source_of(eqn), *(part.source for part in parts)]
         charged = {location_of(key) for key in deps}
         others = in_order({location_of(key) for key in scope.full.of(var)} - charged)
         return Term(
-            what or _what(scope, var),
-            None if eqn is None else jaxprs.user_source_of(eqn),
+            _what(parts),
+            next((source for source in sources if source), None),
             tuple(var.aval.shape),
             scope.steps,
             tuple(_charges(plan, deps, scope.location)),
             tuple(dict.fromkeys(label_of(plan.places[site]) for site in others)),
-            _states(plan, deps),
+            _states(plan, deps, scope.location),
         )
 
 
-def _addends(scope: Scope, eqn) -> list | None:
-    """Return the operands of which an equation's result is a sum (or a multiple), or None."""
+def _addends(scope: Scope, eqn) -> list[tuple[Any, int]] | None:
+    """Return the operands of which an equation's result is a sum (or a multiple), with signs; or None."""
     deps = [scope.full.of(var) for var in eqn.invars]
     own = [scope.deps(var) for var in eqn.invars]
     linear = linear_operands(eqn, own if any(own) else deps)
     if linear is None:
         return None
-    if eqn.primitive.name in SUMS:
-        return list(eqn.invars[1:] if eqn.primitive.name == "select_n" else eqn.invars)
-    return [eqn.invars[i] for i in linear]
+    name = eqn.primitive.name
+    if name in SUMS:
+        first = int(name == "select_n")
+        return [(var, -1 if name == "sub" and i == 1 else 1) for i, var in enumerate(eqn.invars[first:])]
+    factor = -1 if name == "neg" else 1
+    for var in eqn.invars:
+        if not _is_var(var) and name in ("mul", "div"):
+            factor *= -1 if np.ndim(var.val) == 0 and var.val < 0 else 1
+    return [(eqn.invars[i], factor) for i in linear]
 
 
 def _is_constant(scope: Scope, eqn) -> bool:
@@ -233,54 +262,63 @@ def _is_constant(scope: Scope, eqn) -> bool:
 MOST_PARTS = 4
 
 
-def _what(scope: Scope, var) -> str:
-    """Name the densities and operations that a term is the sum of."""
-    makers = {out: (index, eqn) for index, eqn in enumerate(scope.body.eqns) for out in eqn.outvars}
-    parts = list(dict.fromkeys(_parts(scope, makers, var, 1, [64])))
-    shown = [f"{'- ' if sign < 0 else '+ ' if i else ''}{name}" for i, (sign, name) in enumerate(parts[:MOST_PARTS])]
-    more = [f"+ {len(parts) - MOST_PARTS} more"] if len(parts) > MOST_PARTS else []
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the densities and operations that a term is the sum of."""
+
+    sign: int
+    name: str
+    source: str | None
+
+
+def _what(parts: Sequence[Part]) -> str:
+    names = list(dict.fromkeys((part.sign, part.name) for part in parts))
+    marks = {1: "+ ", -1: "- ", 0: "+- "}
+    shown = [("" if not i and sign > 0 else marks[sign]) + name for i, (sign, name) in enumerate(names[:MOST_PARTS])]
+    more = [f"+ {len(names) - MOST_PARTS} more"] if len(names) > MOST_PARTS else []
     return " ".join([*shown, *more]) or "a constant"
 
 
-def _parts(scope: Scope, makers, var, sign: int, budget: list[int]) -> list[tuple[int, str]]:
+def _makers(body: jaxprs.Body) -> dict:
+    return {out: (index, eqn) for index, eqn in enumerate(body.eqns) for out in eqn.outvars}
+
+
+def _parts(scope: Scope, makers, var, sign: int, budget: list[int]) -> list[Part]:
+    """Walk back from a term to what it is made of; not for ever."""
     if not _is_var(var) or var in scope.body.constvars:
         return []
     if var not in makers:
-        return [(sign, "an input")]
+        return [Part(sign, "an input", None)]
     index, eqn = makers[var]
     budget[0] -= 1
-    name = eqn.primitive.name
-    if (
-        budget[0] > 0
-        and eqn.primitive in (jaxprs.jit_p, call_p)
-        and (index, 0) in scope.full.inner
-        and scope.full.of(var)
-    ):
-        inner = scope.inside(index, 0, eqn)
-        inside = {out: (i, e) for i, e in enumerate(inner.body.eqns) for out in e.outvars}
-        result = inner.body.outvars[eqn.outvars.index(var)]
-        found = _parts(inner, inside, result, sign, budget)
-        return [(s, _name(eqn) if part == "an input" else part) for s, part in found]
-    operands = _addends(scope, eqn) if budget[0] > 0 and scope.full.of(var) else None
-    if operands is None:
-        return [(sign, _name(eqn, scope.prefix))]
-    signs = [-sign if name == "neg" or (name == "sub" and i == 1) else sign for i in range(len(operands))]
-    pairs = zip(operands, signs, strict=True)
-    return [part for operand, own in pairs for part in _parts(scope, makers, operand, own, budget)]
+    if eqn.primitive.name == "convert_element_type":
+        return _parts(scope, makers, eqn.invars[0], sign, budget)
+    if budget[0] > 0 and scope.full.of(var):
+        if (index, 0) in scope.full.inner and eqn.primitive in (jaxprs.jit_p, call_p):
+            inner = scope.inside(index, 0, eqn)
+            found = _parts(inner, _makers(inner.body), inner.body.outvars[eqn.outvars.index(var)], sign, budget)
+            return [_part(eqn, part.sign, scope.prefix) if part.name == "an input" else part for part in found]
+        operands = _addends(scope, eqn)
+        if operands is not None:
+            return [part for op, own in operands for part in _parts(scope, makers, op, own * sign, budget)]
+    return [_part(eqn, sign, scope.prefix)]
 
 
-_WORDS = {"integer_pow": "power", "pjit": "jit", "select_n": "where", "cond": "cond", "scan": "scan", "choice": "value"}
+_WORDS = {"integer_pow": "power", "pow": "power", "pjit": "jit", "select_n": "where"}
 
 
-def _name(eqn, prefix: Sequence[str] = ()) -> str:
+def _part(eqn, sign: int, prefix: Sequence[str]) -> Part:
     name, params = eqn.primitive.name, eqn.params
+    label = "/".join([*prefix, str(params.get("label"))])
     if eqn.primitive is density_p:
-        return f'log p("{"/".join([*prefix, params["label"]])}")'
-    if name == "choice":
-        return f'value of "{"/".join([*prefix, params["label"]])}"'
-    if eqn.primitive is jaxprs.jit_p and params.get("name"):
-        return f"`{params['name']}`"
-    return f"`{_WORDS.get(name, name)}`"
+        name = f'log p("{label}")'
+    elif eqn.primitive is choice_p:
+        name = f'value of "{label}"'
+    elif eqn.primitive is jaxprs.jit_p and params.get("name"):
+        name = f"`{params['name']}`"
+    else:
+        name = f"`{_WORDS.get(name, name)}`"
+    return Part(sign, name, jaxprs.user_source_of(eqn))
 
 
 # --- Who is charged ----------------------------------------------------------------------------------------------
@@ -348,13 +386,28 @@ def _lane_words(kinds: Sequence[str]) -> list[str]:
     return [" x ".join(words[kind] for kind in kinds)]
 
 
-def _states(plan: Plan, deps: Deps) -> int:
-    """Count the joint values of enumerated choices, this step's and in a chain the last step's, that a term meets."""
-    axes: set[Any] = set()
-    for key in deps:
-        site = location_of(key)
-        past = root(key)
+MOST_STATES = 2**64
+"""A bound on what is reported: such sums are refused."""
+
+
+def _states(plan: Plan, deps: Deps, body: Location) -> int:
+    """Count the joint values of enumerated choices that a term is summed over.
+
+    In a chain these are this step's and the last one's; where a scan is written out, those of all steps that it meets.
+    """
+    axes: dict[tuple[Location, bool], int] = {}
+    for key, position in deps.items():
+        site, past = location_of(key), root(key)
         if plan.modes[site] == "enumerate":
-            chained = isinstance(past, Past) and past.scan in plan.chains
-            axes.add((site, chained))
-    return math.prod(num_states(plan, site) for site, _ in axes)
+            chained = any(site in chain.sites for chain in plan.chains.values())
+            steps = 1 if chained else _steps_met(plan, key, position, body)
+            at = (site, chained and isinstance(past, Past))
+            axes[at] = max(axes.get(at, 0), steps)
+    log2 = sum(steps * math.log2(num_states(plan, site)) for (site, _), steps in axes.items())
+    return MOST_STATES if log2 > 64 else math.prod(num_states(plan, site) ** n for (site, _), n in axes.items())
+
+
+def _steps_met(plan: Plan, key, position, body: Location) -> int:
+    scans = plan.places[location_of(key)].scans
+    kinds = _kinds(plan, key, position, body)
+    return math.prod(length for (_, length), kind in zip(scans, kinds, strict=False) if kind != SAME)
