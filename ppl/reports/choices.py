@@ -70,13 +70,22 @@ def _row(plan: Plan, place: Place, written_out: Sequence[Location]) -> ChoiceRow
         str(spec),
         tuple(place.eqn.outvars[0].aval.shape[lanes:]),
         tuple(_axes(place)),
-        None if strategy is None else str(strategy),
+        None if strategy is None else strategy_name(strategy),
         strategy is None or strategy.unbiased,
         handling,
         evaluations,
         None if getattr(strategy, "baseline", None) is None else repr(strategy.baseline),
         place.location,
     )
+
+
+def strategy_name(strategy: Any) -> str:
+    """Write a strategy with the arguments that are not its defaults."""
+    if not dataclasses.is_dataclass(strategy):
+        return str(strategy)
+    values = [(field, getattr(strategy, field.name)) for field in dataclasses.fields(strategy)]
+    given = [f"{field.name}={value!r}" for field, value in values if value != field.default]
+    return type(strategy).__name__ + (f"({', '.join(given)})" if given else "")
 
 
 def _axes(place: Place):
@@ -113,8 +122,8 @@ def _handling(plan: Plan, place: Place, written_out: Sequence[Location]) -> tupl
 
 def _with_baseline(strategy) -> str:
     needs_costs = getattr(strategy.baseline, "needs_costs", False)
-    return ", less a baseline from one more reverse pass" if needs_costs else ", less a baseline" * bool(
-        strategy.baseline
+    return (
+        ", less a baseline from one more reverse pass" if needs_costs else ", less a baseline" * bool(strategy.baseline)
     )
 
 

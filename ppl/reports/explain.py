@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-
 from ppl._errors import PPLError, boundary
 from ppl.analysis.dependence import NONE, Dependence
 from ppl.analysis.plan import Plan, make_plan

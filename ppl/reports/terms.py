@@ -1,4 +1,4 @@
-"""The cost terms of an objective as a reader sees them: what each is, and which choices are charged to it how finely."""
+"""The cost terms of an objective as a reader sees them: what each is, and which choices are charged to it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from jax.custom_derivatives import SymbolicZero
 
 from ppl._errors import PPLError, boundary
 
-
 _found: list[list[PPLError]] = []
 
 
