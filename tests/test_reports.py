@@ -61,7 +61,9 @@ def test_an_elbo_of_one_coin_is_one_term():
 
 
 def test_the_line_of_a_term_is_that_of_the_users_model():
-    marked = next(i for i, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# this line"))
+    marked = next(
+        i for i, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# this line")
+    )
 
     @gen
     def cubed(params):
@@ -256,6 +258,8 @@ def test_all_refused_derivatives_are_listed_and_none_is_raised():
         "The support of uniform 'uniform' moves with its parameters, which a score function cannot see.",
     ]
     assert f"{HERE}:" in report.problems[0]
+    assert report.terms[0].left_out == ("bernoulli",)
+    assert "not charged: no strategy: bernoulli" in str(report)
     with pytest.raises(ppl.StrategyError):  # Collecting errors is over when the report is made.
         ppl.grad(program)(jr.key(0), 0.3)
 
@@ -359,7 +363,7 @@ def test_html_is_well_formed_and_says_the_same():
     cells = ["".join(cell.itertext()) for cell in tree.iter("td")]
     assert "<a & b>" in cells
     assert "drawn; no derivative may reach its parameters" in cells
-    assert any("has no strategy" in "".join(node.itertext()) for node in tree.iter("p"))
+    assert any("has no strategy" in "".join(node.itertext()) for node in tree.iter("pre"))
     measured = gradient_variance(lambda p: normal(p, 1.0).sample() ** 2)(jr.key(0), 0.3, samples=10)
     cells = ["".join(cell.itertext()) for cell in ElementTree.fromstring(measured._repr_html_()).iter("td")]
     assert cells[:2] == ["normal", "pathwise"]

@@ -76,7 +76,7 @@ class Explanation:
         parts = [paragraph(f"{self.name}: the value and its derivatives with respect to {self.differentiated}", "b")]
         for title, table in _tables(self):
             parts += [paragraph(title), as_html(*table)]
-        parts += [paragraph(line) for line in _problem_lines(self.problems)]
+        parts += [paragraph("\n".join(_problem_lines(self.problems)), "pre")] if self.problems else []
         parts += [paragraph(f"Note: {note}") for note in self.notes]
         return f"<div>{''.join(parts)}{paragraph(f'Summary: {self.summary}')}</div>"
 
@@ -208,14 +208,16 @@ def _term_cells(report: Explanation) -> list[list[str]]:
 
 def _term_signature(row: Term):
     charges = tuple((pattern(charge.address), charge.how, charge.by) for charge in row.charges)
-    through = tuple(map(pattern, row.through))
-    return pattern(row.what), row.shape, row.steps, charges, through, row.states
+    others = tuple(map(pattern, row.through)), tuple(map(pattern, row.left_out))
+    return pattern(row.what), row.shape, row.steps, charges, others, row.states
 
 
 def _charged(rows: Sequence[Term]) -> str:
     first = rows[0]
     if not first.charges:
-        return "not charged: " + ("through " + _listed(first.through) if first.through else "no randomness in it")
+        through = [f"through {_listed(first.through)}"] if first.through else []
+        through += [f"no strategy: {_listed(first.left_out)}"] if first.left_out else []
+        return "not charged: " + ("; ".join(through) or "no randomness in it")
     columns = zip(*(row.charges for row in rows), strict=True)
     texts = []
     for column in columns:

@@ -51,14 +51,17 @@ def _fold(cell: str, width: int) -> list[str]:
     return textwrap.wrap(cell, width, subsequent_indent=" ", break_on_hyphens=False) or [""]
 
 
+_STYLE = "text-align:left;vertical-align:top;padding:0.1em 1em 0.1em 0"
+
+
 def as_html(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table as HTML."""
     headings, rows = _without_empty(headings, rows)
-    cells = lambda tag, row: "".join(f'<{tag} style="text-align:left">{html.escape(cell)}</{tag}>' for cell in row)
+    cells = lambda tag, row: "".join(f'<{tag} style="{_STYLE}">{html.escape(cell)}</{tag}>' for cell in row)
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<table><thead><tr>{cells('th', headings)}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def paragraph(text: str, tag: str = "p") -> str:
-    """Write a text as HTML; its line breaks stay."""
-    return f"<{tag}>{html.escape(text).replace(chr(10), '<br/>')}</{tag}>"
+    """Write a text as HTML."""
+    return f"<{tag}>{html.escape(text)}</{tag}>"

@@ -58,7 +58,8 @@ class Term:
         shape: Its shape, in one step.
         steps: Lengths of the scans around it, outermost first.
         charges: The choices charged to it.
-        through: Other choices that it is computed from: derivatives go through their values, or nowhere.
+        through: Pathwise choices that it is computed from: derivatives go through their values.
+        left_out: Choices without a strategy that it is computed from: derivatives may not reach them.
         states: Number of joint values of enumerated choices that it is summed over.
     """
 
@@ -68,6 +69,7 @@ class Term:
     steps: tuple[int, ...]
     charges: tuple[Charge, ...]
     through: tuple[str, ...]
+    left_out: tuple[str, ...]
     states: int = 1
 
     @property
@@ -223,14 +225,16 @@ class _Walk:
         parts = [Part(sign, what, None)] if what else _parts(scope, _makers(scope.body), var, sign, [64])
         sources = [None if eqn is None else jaxprs.user_source_of(eqn), *(part.source for part in parts)]
         charged = {location_of(key) for key in deps}
-        others = in_order({location_of(key) for key in scope.full.of(var)} - charged)
+        sites = in_order({location_of(key) for key in scope.full.of(var)} - charged)
+        others = [(label_of(plan.places[site]), plan.places[site].eqn.params["strategy"]) for site in sites]
         return Term(
             _what(parts),
             next((source for source in sources if source), None),
             tuple(var.aval.shape),
             scope.steps,
             tuple(_charges(plan, deps, scope.location)),
-            tuple(dict.fromkeys(label_of(plan.places[site]) for site in others)),
+            tuple(dict.fromkeys(label for label, strategy in others if strategy is not None)),
+            tuple(dict.fromkeys(label for label, strategy in others if strategy is None)),
             _states(plan, deps, scope.location),
         )
 
