@@ -129,6 +129,24 @@ def test_steps_of_a_scan():
     ]
 
 
+def test_a_model_that_is_a_scan_is_charged_with_the_steps_of_its_guide():
+    def transition(params):
+        def step(z, _):
+            z = normal(params * z, 1.0) @ "z"
+            normal(z, 0.5) @ "x"
+            return z, None
+
+        lax.scan(step, 0.0, None, 6)
+
+    def proposal(params, observed):
+        lax.scan(lambda z, x: (normal(params * z + x, 1.0, grad=reinforce()) @ "z", None), 0.0, observed["x"])
+
+    own, joint = explain(elbo(gen(transition), gen(proposal)))(0.3, {"x": jnp.ones(6)}).terms
+    assert (own.what, own.steps, charges(own)) == ('- log p("z")', (6,), [("z", "steps up to this one", "score")])
+    assert joint.what in ('`scan` of log p("z"), log p("x")', '`scan` of log p("x"), log p("z")')
+    assert (joint.shape, charges(joint)) == ((6,), [("z", "steps up to this one", "score")])
+
+
 def test_steps_of_a_reverse_scan():
     first = explain(walk(5, reverse=True))(0.3).terms[0]
     assert charges(first) == [("normal", "steps from this one on", "score")]
@@ -258,7 +276,7 @@ def test_all_refused_derivatives_are_listed_and_none_is_raised():
         "The support of uniform 'uniform' moves with its parameters, which a score function cannot see.",
     ]
     assert f"{HERE}:" in report.problems[0]
-    assert report.terms[0].left_out == ("bernoulli",)
+    assert [term.left_out for term in report.terms] == [(), ("bernoulli",)]
     assert "not charged: no strategy: bernoulli" in str(report)
     with pytest.raises(ppl.StrategyError):  # Collecting errors is over when the report is made.
         ppl.grad(program)(jr.key(0), 0.3)
@@ -296,6 +314,15 @@ def test_biased_strategies_show():
     assert report.biased == ("normal",)
     assert "guess (biased)" in str(report)
     assert "biased by normal" in report.summary
+
+
+def test_programs_without_arguments_and_with_auxiliary_results():
+    report = explain(lambda: normal(0.0, 1.0).sample() ** 2)()
+    assert report.ok
+    assert "no derivative is looked at" in only(report.notes)
+    report = explain(lambda p: (normal(p, 1.0, grad=reinforce()).sample() ** 2, p + 1), has_aux=True)(0.3)
+    assert (report.ok, len(report.terms)) == (True, 1)
+    assert "does not return a pair" in only(explain(lambda p: normal(p, 1.0).sample(), has_aux=True)(0.3).problems)
 
 
 # --- Nothing runs ------------------------------------------------------------------------------------------------

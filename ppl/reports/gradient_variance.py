@@ -109,13 +109,19 @@ class GradientVariance:
     __repr__ = __str__
 
     def _title(self) -> str:
-        return f"{self.name}: gradient variance {self.variance} ({self.samples} pairs of runs)"
+        dominated = self.variance.error > _MOST_ERROR * self.variance.value
+        remark = ": few of them dominate, take more" if dominated else ""
+        return f"{self.name}: gradient variance {self.variance} ({self.samples} pairs of runs{remark})"
 
     def _repr_html_(self) -> str:
         parts = [paragraph(self._title(), "b")]
         for title, table in _tables(self):
             parts += [paragraph(title), as_html(*table)]
         return f"<div>{''.join(parts)}</div>"
+
+
+_MOST_ERROR = 0.2
+"""Relative error of the variance beyond which the report warns."""
 
 
 def _tables(report: GradientVariance):

@@ -257,8 +257,16 @@ def _addends(scope: Scope, eqn) -> list[tuple[Any, int]] | None:
     return [(eqn.invars[i], factor) for i in linear]
 
 
-def _is_constant(scope: Scope, eqn) -> bool:
-    return all(not _is_var(var) or var in scope.body.constvars for var in eqn.invars)
+def _is_constant(scope: Scope, eqn, makers=None) -> bool:
+    """Tell whether an equation's results are the same whatever the arguments are."""
+    makers = _makers(scope.body) if makers is None else makers
+    if jaxprs.holds_choice(eqn):
+        return False
+    for var in eqn.invars:
+        if _is_var(var) and var not in scope.body.constvars:
+            if var not in makers or not _is_constant(scope, makers[var][1], makers):
+                return False
+    return True
 
 
 # --- What a term is ----------------------------------------------------------------------------------------------
@@ -322,7 +330,22 @@ def _part(eqn, sign: int, prefix: Sequence[str]) -> Part:
         name = f"`{params['name']}`"
     else:
         name = f"`{_WORDS.get(name, name)}`"
+    inside = list(dict.fromkeys(_densities(eqn, prefix)))
+    if inside:
+        name += " of " + ", ".join([*inside[:MOST_PARTS], *["..."] * (len(inside) > MOST_PARTS)])
     return Part(sign, name, jaxprs.user_source_of(eqn))
+
+
+def _densities(eqn, prefix: Sequence[str]) -> list[str]:
+    """Name the densities evaluated in the bodies of an equation that is one term."""
+    found = []
+    for body in () if eqn.primitive is density_p else jaxprs.inner_bodies(eqn):
+        for inner in body.eqns:
+            nested = (*prefix, *inner.params["address"]) if inner.primitive is call_p else prefix
+            if inner.primitive is density_p:
+                found.append(f'log p("{"/".join([*prefix, inner.params["label"]])}")')
+            found += _densities(inner, nested)
+    return found
 
 
 # --- Who is charged ----------------------------------------------------------------------------------------------
