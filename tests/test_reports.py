@@ -282,6 +282,19 @@ def test_all_refused_derivatives_are_listed_and_none_is_raised():
         ppl.grad(program)(jr.key(0), 0.3)
 
 
+def test_a_refusal_in_a_scan_is_found_once_and_still_raised_afterwards():
+    def program(p):
+        def step(total, _):
+            return total + bernoulli(p).sample() * 1.0, None
+
+        return lax.scan(step, 0.0, None, 3)[0]
+
+    for _ in range(2):
+        assert "has no strategy" in only(explain(program)(0.3).problems)
+        with pytest.raises(ppl.StrategyError, match="has no strategy"):
+            ppl.grad(program)(jr.key(0), 0.3)
+
+
 def test_a_choice_that_no_derivative_reaches_is_no_problem():
     assert explain(lambda p: p * bernoulli(0.3).sample())(0.5).ok
     assert explain(lambda p, q: p * bernoulli(q).sample())(0.5, 0.3).ok
@@ -361,8 +374,18 @@ def test_equal_rows_are_grouped():
     assert "z0 ... z99 (100 choices)" in text
     assert "`power` (100 terms)" in text
     assert "z0 ... z99, one each" in text
+    together = explain(lambda p: sum(normal(p, 1.0, grad=reinforce()).sample() for _ in range(9)) ** 2)(0.3)
+    assert "normal ... normal (9 choices)" in str(together)
+    shared = explain(lambda p: (lambda x: sum(jnp.sin(i * x) ** 3 for i in range(9)))(_one(p)))
+    text = str(shared(0.3))
+    assert "(9 terms)" in text
+    assert "one each" not in text
     assert len(text.splitlines()) == 8
     assert len(report.choices) == len(report.terms) == 100
+
+
+def _one(p):
+    return normal(p, 1.0, grad=reinforce()).sample()
 
 
 def test_grouping_keeps_what_differs_apart():
@@ -513,6 +536,19 @@ def test_choices_without_noise_have_no_share():
     coin, draw = report.shares
     assert (coin.total.value, coin.own.value) == (0, 0)
     assert (draw.total.value, draw.own.value) == pytest.approx((1, 1))
+
+
+@pytest.mark.parametrize("strategy", [mvd(), leave_one_out(3), reinforce(constant(1.0))], ids=str)
+def test_the_noise_of_other_strategies_is_theirs(strategy):
+    def program(p):
+        x = poisson(p, grad=strategy).sample()
+        return x**2.0 + bernoulli(0.5).sample() * p
+
+    count, coin = gradient_variance(program)(jr.key(8), 0.7, samples=3000).shares
+    # The coin adds 1 or 0 to the gradient, whatever the other does: its two shares are one.
+    assert abs(coin.total.value - coin.own.value) < 4.5 * math.hypot(coin.total.error, coin.own.error)
+    assert 0 < coin.total.value < count.total.value
+    assert abs(count.total.value + coin.total.value - 1) < 4.5 * math.hypot(count.total.error, coin.total.error)
 
 
 def test_no_noise_at_all():

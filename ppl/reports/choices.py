@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,8 +85,16 @@ def strategy_name(strategy: Any) -> str:
     if not dataclasses.is_dataclass(strategy):
         return str(strategy)
     values = [(field, getattr(strategy, field.name)) for field in dataclasses.fields(strategy)]
-    given = [f"{field.name}={value!r}" for field, value in values if value != field.default]
-    return type(strategy).__name__ + (f"({', '.join(given)})" if given else "")
+    given = [f"{field.name}={value!r}" for field, value in values if not same(value, field.default)]
+    return type(strategy).__name__ + (f"({textwrap.shorten(', '.join(given), 60)})" if given else "")
+
+
+def same(first: Any, second: Any) -> bool:
+    """Tell whether two strategies, or fields of one, are equal; those that hold arrays are equal to themselves only."""
+    try:
+        return first is second or bool(first == second)
+    except (TypeError, ValueError):
+        return False
 
 
 def _axes(place: Place):

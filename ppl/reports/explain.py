@@ -201,9 +201,14 @@ def _term_cells(report: Explanation) -> list[list[str]]:
         count = f" ({len(rows)} terms)" if len(rows) > 1 else ""
         steps = "".join(f"{length} steps of " for length in first.steps)
         shape = f"{steps}{first.shape}" if first.steps or first.shape else ""
-        charged = _charged(rows) + (", one each" if len(rows) > 1 and len(first.charges) == 1 else "")
+        charged = _charged(rows) + (", one each" if _differ(rows) else "")
         found.append([span([row.what for row in rows]) + count, shape, _where(rows), charged])
     return found
+
+
+def _differ(rows: Sequence[Term]) -> bool:
+    """Tell whether terms that are shown as one are charged to different choices."""
+    return len({tuple(charge.location for charge in row.charges) for row in rows}) > 1
 
 
 def _term_signature(row: Term):
@@ -227,7 +232,7 @@ def _charged(rows: Sequence[Term]) -> str:
             how = ["summed", *how]
         texts.append(span([c.address for c in column]) + (f" ({', '.join(how)})" if how else ""))
     if len(texts) > _MOST:
-        texts = [*texts[: _MOST - 1], f"... {len(texts) - _MOST + 1} more"]
+        texts = [f"{texts[0]} ... {texts[-1]} ({len(texts)} choices)"]
     return "; ".join(texts)
 
 

@@ -25,7 +25,7 @@ import jax
 from ppl import choicemap
 from ppl._errors import PPLError, boundary, user_source
 from ppl.analysis.plan import make_plan
-from ppl.reports.choices import ChoiceRow, list_choices, strategy_name
+from ppl.reports.choices import ChoiceRow, list_choices, same, strategy_name
 from ppl.reports.explain import choice_groups
 from ppl.reports.grouping import span
 from ppl.reports.runs import Bar, Estimate, Pairs, Runs, compare, shares
@@ -262,5 +262,13 @@ def _with_alternatives(program: Program, groups, alternatives: Mapping[str, Sequ
         for glob, strategies in alternatives.items():
             if tuple(group[0].address.split("/")) in given[glob]:
                 own += [as_strategy(strategy) for strategy in strategies]
-        found.append([strategy for strategy in dict.fromkeys(own) if strategy != current])
+        found.append(_distinct(own, current))
+    return found
+
+
+def _distinct(strategies: Sequence[Strategy], current: Strategy | None) -> list[Strategy]:
+    found: list[Strategy] = []
+    for strategy in strategies:
+        if not any(same(strategy, other) for other in [current, *found]):
+            found.append(strategy)
     return found

@@ -155,6 +155,13 @@ class _Walk:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self.known: dict[int, tuple[dict, set]] = {}
+
+    def makers_and_varying(self, body: jaxprs.Body) -> tuple[dict, set]:
+        """Return which equation makes each variable, and which variables are not constants; looked up once."""
+        if id(body.jaxpr) not in self.known:
+            self.known[id(body.jaxpr)] = _makers(body), _varying(body)
+        return self.known[id(body.jaxpr)]
 
     def body(self, scope: Scope, wanted: Wanted) -> list[Term]:
         """List the terms that wanted variables are the sum of; arguments that are terms themselves are added to it."""
@@ -178,7 +185,8 @@ class _Walk:
             return terms + self.scan(scope.inside(index, 0, eqn), eqn, rest, wanted)
         operands = None if all(self._ends(scope, var) for var in rest) else _addends(scope, eqn)
         if operands is None:
-            return terms + [self.term(scope, var, eqn, wanted[var]) for var in rest if not _is_constant(scope, eqn)]
+            _, varying = self.makers_and_varying(scope.body)
+            return terms + [self.term(scope, var, eqn, wanted[var]) for var in rest if var in varying]
         for var, own in operands:
             _want(wanted, var, own * wanted[rest[0]])
         return terms
@@ -222,7 +230,8 @@ class _Walk:
     def term(self, scope: Scope, var, eqn, sign: int, what: str | None = None) -> Term:
         """Describe a term."""
         deps, plan = scope.deps(var) if scope.is_charged(var) else NONE, self.plan
-        parts = [Part(sign, what, None)] if what else _parts(scope, _makers(scope.body), var, sign, [64])
+        makers, _ = self.makers_and_varying(scope.body)
+        parts = [Part(sign, what, None)] if what else _parts(scope, makers, var, sign, [64])
         sources = [None if eqn is None else jaxprs.user_source_of(eqn), *(part.source for part in parts)]
         charged = {location_of(key) for key in deps}
         sites = in_order({location_of(key) for key in scope.full.of(var)} - charged)
@@ -257,16 +266,13 @@ def _addends(scope: Scope, eqn) -> list[tuple[Any, int]] | None:
     return [(eqn.invars[i], factor) for i in linear]
 
 
-def _is_constant(scope: Scope, eqn, makers=None) -> bool:
-    """Tell whether an equation's results are the same whatever the arguments are."""
-    makers = _makers(scope.body) if makers is None else makers
-    if jaxprs.holds_choice(eqn):
-        return False
-    for var in eqn.invars:
-        if _is_var(var) and var not in scope.body.constvars:
-            if var not in makers or not _is_constant(scope, makers[var][1], makers):
-                return False
-    return True
+def _varying(body: jaxprs.Body) -> set:
+    """Return the variables that are not the same whatever the arguments are."""
+    found = set(body.invars)
+    for eqn in body.eqns:
+        if jaxprs.holds_choice(eqn) or any(_is_var(var) and var in found for var in eqn.invars):
+            found.update(eqn.outvars)
+    return found
 
 
 # --- What a term is ----------------------------------------------------------------------------------------------
