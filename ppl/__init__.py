@@ -74,6 +74,8 @@ from ppl.generative import gen as gen
 from ppl.loops import while_loop as while_loop
 from ppl.reports import Report as Report
 from ppl.reports import check as check
+from ppl.reports import explain as explain
+from ppl.reports import gradient_variance as gradient_variance
 from ppl.strategies import Strategy as Strategy
 from ppl.strategies import enum as enum
 from ppl.strategies import pathwise as pathwise

@@ -461,6 +461,30 @@ def is_stop_gradient(eqn) -> bool:
     return eqn.primitive.name == "stop_gradient"
 
 
+def with_params(body: Body, changes: dict[tuple[int, ...], dict]) -> Body:
+    """Return a body in which the equations at some locations have other parameters; all else stays as it is."""
+    return Body(_with_params(body.jaxpr, changes), body.consts)
+
+
+def _with_params(jaxpr: Any, changes: dict[tuple[int, ...], dict]) -> Any:
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    eqns = list(inner.eqns)
+    for index in {location[0] for location in changes}:
+        here = {location[1:]: change for location, change in changes.items() if location[0] == index}
+        params = here[()] if () in here else _changed_bodies(eqns[index], here)
+        eqns[index] = eqns[index].replace(params={**eqns[index].params, **params})
+    new = inner.replace(eqns=eqns)
+    return new if inner is jaxpr else jaxpr.replace(jaxpr=new)
+
+
+def _changed_bodies(eqn, changes: dict[tuple[int, ...], dict]) -> dict[str, Any]:
+    numbered = lambda number: {location[1:]: change for location, change in changes.items() if location[0] == number}
+    if eqn.primitive is cond_p:
+        branches = enumerate(eqn.params["branches"])
+        return {"branches": tuple(_with_params(branch, numbered(number)) for number, branch in branches)}
+    return {"jaxpr": _with_params(eqn.params["jaxpr"], numbered(0))}
+
+
 # --- JAX's own transformations around choices ---------------------------------------------------------------------
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ppl._errors import PPLError, boundary
+
+_found: list[list[PPLError]] = []
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[list[PPLError]]:
+    """Collect the errors of derivatives that are refused, in place of raising them: for reports, which trace once."""
+    _found.append([])
+    try:
+        yield _found[-1]
+    finally:
+        _found.pop()
 
 
 def forbid_tangents(values: Sequence, error: Callable[[], PPLError]) -> list:
@@ -24,7 +37,9 @@ def _forbid(value, error):
     @boundary
     def rule(primals, tangents):
         if not isinstance(tangents[0], SymbolicZero):
-            raise error()
+            if not _found:
+                raise error()
+            _found[-1].append(error())
         return primals[0], tangents[0]
 
     identity.defjvp(rule, symbolic_zeros=True)
