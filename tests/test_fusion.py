@@ -130,3 +130,18 @@ def test_a_scan_that_needs_the_end_of_the_first_stays_apart():
 
     body = restage(program, [0.3])
     assert fuse(body) is body
+
+
+def test_steps_whose_costs_lie_outside_are_lanes():
+    """Forty independent steps: their values leave the scan, and each has a cost of its own."""
+
+    def program(logits):
+        flip = lambda _, p: (None, ppl.bernoulli(logits=p, grad=enum()).sample().astype(float))
+        values = lax.scan(flip, None, logits)[1]
+        return jnp.sum((values + jnp.arange(40)) ** 2)
+
+    logits = jnp.linspace(-1, 1, 40)
+    mean = lambda logits: (jax.nn.sigmoid(logits) * (1 + 2 * jnp.arange(40)) + jnp.arange(40) ** 2).sum()
+    value, gradient = ppl.value_and_grad(program)(KEY, logits)
+    np.testing.assert_allclose(value, mean(logits), rtol=1e-12)
+    np.testing.assert_allclose(gradient, jax.grad(mean)(logits), rtol=1e-10)

@@ -217,6 +217,17 @@ def num_states(plan: Plan, site: Location) -> int:
     return num_values(place) ** math.prod(shape[axis] for axis in plan.joint[site])
 
 
+def largest_sum(plan: Plan) -> float:
+    """Return the largest number of joint values over which one enumerated choice is summed."""
+    sites = [site for site, mode in plan.modes.items() if mode == "enumerate"]
+    shapes = {site: site_shape(plan.places[site].eqn) for site in sites}
+    logs = [
+        math.log(num_values(plan.places[site])) * math.prod(shapes[site][axis] for axis in plan.joint[site])
+        for site in sites
+    ]
+    return math.exp(min(max(logs, default=0.0), 700.0))
+
+
 def escapes(plan: Plan) -> list[tuple[Location, Location]]:
     """List scans whose enumerated choices reach the carry or the outputs as values, with one such choice."""
     return list(_escapes(plan, plan.body, plan.flow, plan.terms, ()))

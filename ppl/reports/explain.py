@@ -12,6 +12,7 @@ from typing import Any
 from ppl._errors import PPLError, boundary
 from ppl.analysis.dependence import NONE, Dependence
 from ppl.analysis.plan import Plan, make_plan
+from ppl.passes import fuse
 from ppl.reports.choices import ChoiceRow, list_choices, number
 from ppl.reports.grouping import grouped, pattern, span
 from ppl.reports.problems import FINDINGS, NOTES, refused
@@ -19,7 +20,7 @@ from ppl.reports.tables import as_html, as_text, paragraph
 from ppl.reports.terms import Term, list_terms
 from ppl.transforms.expect import check_results
 from ppl.transforms.grad import select
-from ppl.transforms.programs import Program, name_of, require_function, stage_program
+from ppl.transforms.programs import Program, name_of, require_function, stage_program, with_body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +136,7 @@ def _explain_program(program: Program, function, args, argnums, has_aux: bool, s
     except PPLError as error:
         selected = None
         notes.append(f"no derivative is looked at: {error.what}")
+    program = with_body(program, fuse(program.staged.body))
     plan = make_plan(program.staged.body, program.places, aux)
     if not problems:
         problems += refused(program, aux, selected)

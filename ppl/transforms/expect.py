@@ -15,7 +15,7 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl._errors import PPLError, boundary
-from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, make_plan, refuse_enumeration
+from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, largest_sum, make_plan, refuse_enumeration
 from ppl.analysis.score_priors import check_score_priors
 from ppl.passes import fuse, plan_draws, vectorise
 from ppl.passes.policy import KEPT_MODES
@@ -107,8 +107,14 @@ def _detach(leaf):
 def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES) -> Program:
     """Join and take apart scans; write out those whose enumerated choices go on, where that can be afforded."""
     program = with_body(program, fuse(program.staged.body))
-    program = with_body(program, vectorise(program.staged.body, KEPT_MODES, program.digests))
+    whole = program
+    program = with_body(whole, vectorise(whole.staged.body, KEPT_MODES, whole.digests))
     plan = make_plan(program.staged.body, program.places, aux)
+    if escapes(plan):  # Where its choices do not need the loop, its steps are lanes.
+        freed = with_body(whole, vectorise(whole.staged.body, frozenset(), whole.digests))
+        freed_plan = make_plan(freed.staged.body, freed.places, aux)
+        if not escapes(freed_plan) and largest_sum(freed_plan) <= max_states:
+            program, plan = freed, freed_plan
     check_score_priors(plan.body, plan.flow)
     while found := escapes(plan):
         for scan, site in found:
