@@ -145,3 +145,60 @@ def test_steps_whose_costs_lie_outside_are_lanes():
     value, gradient = ppl.value_and_grad(program)(KEY, logits)
     np.testing.assert_allclose(value, mean(logits), rtol=1e-12)
     np.testing.assert_allclose(gradient, jax.grad(mean)(logits), rtol=1e-10)
+
+
+@gen
+def emitting(params):
+    """Walk over the states in a scan, and observe all of them at once outside of it."""
+    step = lambda z, _: (categorical(logits=params["transition"][z]) @ "z",) * 2
+    zs = lax.scan(step, 0, None, length=params["guide"].shape[0])[1]
+    jax.vmap(lambda z: normal(params["locs"][z], 1.0) @ "y")(zs)
+
+
+@pytest.mark.parametrize("length", [1, 2, 30])
+def test_costs_of_a_chain_outside_of_its_scan(length):
+    params, ys = setup(length)
+    value, gradient = ppl.value_and_grad(elbo(emitting, markov))(KEY, params, {"y": ys})
+    expected = jax.value_and_grad(bound)(params, ys, markov)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-11)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), gradient, expected[1])
+
+
+def walk(logits, length, cost):
+    """Return a cost of the values of a chain of two states."""
+    step = lambda z, x: (ppl.bernoulli(logits=logits * (z - 0.5) + x, grad=enum()).sample().astype(float),) * 2
+    last, values = lax.scan(step, 0.0, jnp.linspace(-1, 1, length))
+    return cost(last, values)
+
+
+COSTS = {
+    "each": lambda last, values: ((values + 0.5) ** 3).sum(),
+    "end": lambda last, values: (last + 0.5) ** 3,
+    "each and end": lambda last, values: ((values + 0.5) ** 3).sum() + last**2,
+    "neighbours": lambda last, values: ((values[1:] + 2 * values[:-1] + 0.3) ** 2).sum(),
+    "all": lambda last, values: values.sum() ** 2,
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_chains_give_the_enumerated_mean_whatever_leaves_the_scan(name):
+    length, rows = 5, np.array(np.meshgrid(*[[0.0, 1.0]] * 5, indexing="ij")).reshape(5, -1).T
+
+    def mean(logits):
+        def one(row):
+            before = jnp.concatenate([jnp.zeros(1), row[:-1]])
+            u = logits * (before - 0.5) + jnp.linspace(-1, 1, length)
+            log_prob = (row * jax.nn.log_sigmoid(u) + (1 - row) * jax.nn.log_sigmoid(-u)).sum()
+            return jnp.exp(log_prob) * COSTS[name](row[-1], row)
+
+        return jax.vmap(one)(rows).sum()
+
+    value, gradient = ppl.value_and_grad(lambda logits: walk(logits, length, COSTS[name]))(KEY, 0.7)
+    expected = jax.value_and_grad(mean)(0.7)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-11)
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-9)
+
+
+def test_a_long_chain_with_costs_outside_is_not_written_out():
+    value = ppl.expect(lambda logits: walk(logits, 2000, COSTS["each"]))(KEY, 0.7)
+    assert np.isfinite(value)

@@ -8,7 +8,7 @@ k values and T steps that is T k^2 work in a program whose size does not depend 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ppl import jaxprs
 from ppl.analysis.dependence import Flow, Location, Past, is_inside, location_of, site_shape
@@ -18,23 +18,33 @@ from ppl.interpreter import Place
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A scan whose enumerated choices reach its carry as values.
+    """A scan whose enumerated choices reach its carry or its stacked results as values.
 
     Attributes:
-        sites: These choices.
+        sites: Those that reach the carry.
         carry: For each carry that is needed as it is, those of them that it is computed from.
+        leaving: The one that reaches stacked results, if any: outside, its steps are lanes, each with the probability
+            that its value has at that step.
     """
 
     sites: tuple[Location, ...]
     carry: tuple[tuple[Location, ...], ...]
+    leaving: tuple[Location, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What the search for chains looks at: modes and places of choices."""
+    """What the search for chains looks at.
+
+    Attributes:
+        modes: Modes of choices.
+        places: Places of choices.
+        apart: Tells whether no term outside of a scan mixes the steps of a choice in it.
+    """
 
     modes: Mapping[Location, str]
     places: Mapping[Location, Place]
+    apart: Callable[[Location, Location], bool]
 
 
 def find_chains(scene: Scene, body, flow: Flow, values: Flow, terms: Terms, location=()) -> dict[Location, Chain]:
@@ -69,12 +79,19 @@ def _chain(scene: Scene, here: Location, flow: Flow, values: Flow, terms: Terms,
         [key for key in deps if raw and is_inside(key, here) and scene.modes[location_of(key)] == "enumerate"]
         for deps, raw in zip(values.outs, terms.out_raw, strict=True)
     ]
-    sites = tuple(sorted({location_of(key) for keys in kept for key in keys}))
-    if not sites or any(kept[num_carry:]) or any(isinstance(key, Past) for keys in kept for key in keys):
+    if any(isinstance(key, Past) for keys in kept for key in keys):
         return None
-    if not all(_may_chain(scene, site, here, flow, len(sites)) for site in sites):
+    sites, leaving = (_sites(part) for part in (kept[:num_carry], kept[num_carry:]))
+    everyone = tuple(sorted({*sites, *leaving}))
+    if not everyone or len(leaving) > 1 or not all(_may_chain(scene, s, here, flow, len(sites)) for s in everyone):
         return None
-    return Chain(sites, tuple(tuple(sorted(keys)) for keys in kept[:num_carry]))
+    if leaving and not all(scene.apart(site, here) for site in everyone):
+        return None  # Of two steps together, or of a step and the end, only the marginals would be known.
+    return Chain(sites, tuple(tuple(sorted(keys)) for keys in kept[:num_carry]), leaving)
+
+
+def _sites(kept) -> tuple[Location, ...]:
+    return tuple(sorted({location_of(key) for keys in kept for key in keys}))
 
 
 def _may_chain(scene: Scene, site: Location, here: Location, flow: Flow, count: int) -> bool:

@@ -169,6 +169,7 @@ class Flow:
         carry: For each scan looked into, the dependencies of its carry inside the body.
         sites: Dependencies of each site's own distribution, in this body's terms.
         choices: The same of every choice, in the terms of its own body.
+        values: The flow of values alone (see [`Dependence`][]), where that has been computed, too.
     """
 
     deps: dict = dataclasses.field(default_factory=dict)
@@ -179,6 +180,13 @@ class Flow:
     carry: dict[int, list[Deps]] = dataclasses.field(default_factory=dict)
     sites: dict[Location, Deps] = dataclasses.field(default_factory=dict)
     choices: dict[Location, Deps] = dataclasses.field(default_factory=dict)
+    values: Flow | None = None
+
+    def attach(self, values: Flow) -> None:
+        """Keep the flow of values alone beside this one, in the bodies inside as well."""
+        self.values = values
+        for key, inner in self.inner.items():
+            inner.attach(values.inner[key])
 
     def of(self, var) -> Deps:
         """Return the dependencies of a variable or literal."""

@@ -109,6 +109,11 @@ class Plan:
         steps = [length for where, length in place.scans if len(where) > len(around) and is_within(where, around)]
         return (*steps, *site_shape(place.eqn))
 
+    def leaves(self, key: Key, body: Location) -> bool:
+        """Tell whether a choice is seen from outside of a scan that hands out its steps as lanes."""
+        scans = [scan for scan, chain in self.chains.items() if key in chain.leaving]
+        return any(not is_within(body, scan) for scan in scans)
+
     def slices_at(self, scan: Location) -> list[Slice]:
         """List the slices that a scan hands to its steps."""
         return [key for _, key in self.needed if isinstance(key, Slice) and key.scan == scan]
@@ -148,7 +153,9 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     chains = {}
     if "enumerate" in modes.values():
         values = Dependence(modes, values=True).flow(body, [NONE] * len(body.invars))
-        chains = find_chains(Scene(modes, places), body, flow, values, terms)
+        flow.attach(values)
+        apart = functools.partial(_steps_apart, places, list(_charges(terms, values, ())))
+        chains = find_chains(Scene(modes, places, apart), body, flow, values, terms)
     return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains, kept, mixed, tuple(aux))
 
 
@@ -177,6 +184,19 @@ def _joint_lanes(site: Location, place: Place, charges) -> tuple[int, ...]:
     """Return the axes of lanes and batch of a site along which some term mixes elements."""
     steps = len(place.scans)
     return tuple(axis - steps for axis in _mixed_axes(site, place, charges) if axis >= steps)
+
+
+def _steps_apart(places, charges, site: Location, scan: Location) -> bool:
+    """Tell whether no term outside of a scan mixes the steps of a choice in it."""
+    place = places[site]
+    axis = [where for where, _ in place.scans].index(scan)
+    outside = [(body, deps) for body, deps in charges if not is_within(body, scan)]
+    return all(
+        relations(key, position, body, place)[axis] == SAME
+        for body, deps in outside
+        for key, position in deps.items()
+        if location_of(key) == site
+    )
 
 
 def _mixed_axes(site: Location, place: Place, charges: Sequence[tuple[Location, Deps]]) -> tuple[int, ...]:

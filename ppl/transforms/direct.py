@@ -112,10 +112,9 @@ class _Main:
     def _run(self, noise, leaves) -> tuple[list, Evaluator]:
         evaluator = Evaluator(self.plan, noise, {}, {}, {}, ())
         outs = evaluator.run(self.plan.body, self.plan.flow, self.plan.terms, [Val(leaf) for leaf in leaves])
-        deps = self.plan.flow.outs
         return [
-            evaluator.auxiliary(val, d) if is_aux else val.surrogate
-            for val, d, is_aux in zip(outs, deps, self.aux, strict=True)
+            evaluator.auxiliary(val, number) if is_aux else val.surrogate
+            for number, (val, is_aux) in enumerate(zip(outs, self.aux, strict=True))
         ], evaluator
 
     # Baselines.

@@ -107,7 +107,7 @@ class Evaluator:
         """Evaluate what is needed of a body."""
         env: dict[Any, Val] = {var: Val(const) for var, const in zip(body.constvars, body.consts, strict=True)}
         for var, val in zip(body.invars, args, strict=True):
-            env[var] = self._charged(val, flow.deps[var]) if var in terms.charged else val
+            env[var] = self._charged(val, flow, var) if var in terms.charged else val
         read = lambda var: Val(var.val) if isinstance(var, jaxprs.Literal) else env[var]
         for index, eqn in enumerate(body.eqns):
             if any(terms.needs_raw(var) or var in terms.surrogate for var in eqn.outvars):
@@ -145,7 +145,7 @@ class Evaluator:
         else:
             outs = self._cond(here, eqn, flow, terms, index, vals)
         return [
-            self._charged(val, flow.deps[var]) if var in terms.charged else val
+            self._charged(val, flow, var) if var in terms.charged else val
             for var, val in zip(eqn.outvars, outs, strict=True)
         ]
 
@@ -155,7 +155,7 @@ class Evaluator:
         if any(terms.needs_raw(var) for var in eqn.outvars):
             outs = self._raw(eqn, vals)
             outs = [
-                self._charged(val, flow.deps[var]) if var in terms.charged else val
+                self._charged(val, flow, var) if var in terms.charged else val
                 for var, val in zip(eqn.outvars, outs, strict=True)
             ]
         if any(var in terms.surrogate and var not in terms.charged for var in eqn.outvars):
@@ -177,9 +177,9 @@ class Evaluator:
         return [evaluate_density(eqn, raws)] if eqn.primitive is density_p else jaxprs.bind(eqn, raws)
 
     # Terms.
-    def _charged(self, val: Val, deps: Deps) -> Val:
+    def _charged(self, val: Val, flow: Flow, var) -> Val:
         """Charge a term, lane by lane, with the scores it depends on, and sum it over its enumerated choices."""
-        modes = self.plan.modes
+        modes, deps = self.plan.modes, flow.deps[var]
         keys = [key for key in in_order(deps) if modes[location_of(key)] != "enumerate" and key in self.scores]
         term = val
         if keys:
@@ -189,12 +189,12 @@ class Evaluator:
                 return term * magic(functools.reduce(jnp.add, spread))
 
             term = Val(*under(charge, [val, *(self.scores[key] for key in keys)]))
-        total = self._averaged(term, deps) if term.axes else term.raw
+        total = self._averaged(term, deps, flow.values.deps[var]) if term.axes else term.raw
         return dataclasses.replace(val, surrogate=total.astype(jnp.result_type(val.raw)))
 
-    def _averaged(self, term: Val, deps: Deps):
+    def _averaged(self, term: Val, deps: Deps, values: Deps):
         """Sum a term over the joint values of its enumerated choices, with their probabilities."""
-        factors = self.factors(deps, term.raw.shape[len(term.axes) :])
+        factors = self.factors(deps, term.raw.shape[len(term.axes) :], values)
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
         self.num_states(term.axes)
         weight = multiply(factors)
@@ -202,12 +202,17 @@ class Evaluator:
         finite = jnp.where((weight == 0) & ~jnp.isfinite(term.raw), 0, term.raw)  # 0 * inf is 0: it cannot happen.
         return (weight * finite).sum(tuple(range(len(term.axes))))
 
-    def factors(self, deps: Deps, shape: tuple[int, ...]) -> list[Factor]:
+    def factors(self, deps: Deps, shape: tuple[int, ...], values: Deps | None = None) -> list[Factor]:
         """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value."""
+        positions = {key: deps[key] for key in in_order(key for key in deps if key in self.weights)}
+        leaving = [key for key in positions if self.plan.leaves(key, self.location)]
+        for key in leaving:  # Each step has its own probability, whatever its parameters depended on.
+            positions[key] = positions[key] if values is None else values.get(key)
         factors = []
-        for key in in_order(key for key in deps if key in self.weights):
-            spread, axes = under(lambda w, key=key: aligned(w, deps[key], shape), [self.weights[key]])
-            factors.append(Factor((key, deps[key], len(shape)), Val(spread, axes)))
+        for key, position in positions.items():
+            if position is not None:
+                spread, axes = under(lambda w, at=position: aligned(w, at, shape), [self.weights[key]])
+                factors.append(Factor((key, position, len(shape)), Val(spread, axes)))
         return factors
 
     def num_states(self, axes) -> float:
@@ -225,8 +230,8 @@ class Evaluator:
             )
         return states
 
-    def auxiliary(self, val: Val, deps: Deps):
-        """Return an auxiliary result: its mean over enumerated choices, where it depends on some."""
+    def auxiliary(self, val: Val, number: int):
+        """Return the auxiliary result of this number: its mean over enumerated choices, where it depends on some."""
         if not val.axes:
             return val.raw
         if not jnp.issubdtype(jnp.result_type(val.raw), jnp.inexact):
@@ -237,7 +242,8 @@ class Evaluator:
                 got=str(jnp.result_type(val.raw)),
                 remedy="convert it to float (its mean is returned), or use another strategy for the choice",
             )
-        return self._averaged(val, deps)
+        flow = self.plan.flow
+        return self._averaged(val, flow.outs[number], flow.values.outs[number])
 
     # Choices.
     def _choice(self, here: Location, eqn, vals) -> Val:

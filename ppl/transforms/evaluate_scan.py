@@ -12,7 +12,7 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl.analysis.chains import Chain
-from ppl.analysis.dependence import Flow, Location, Past, Slice, in_order, union
+from ppl.analysis.dependence import Deps, Flow, Location, Past, Slice, in_order, union
 from ppl.analysis.plan import num_states
 from ppl.analysis.positions import SAME
 from ppl.analysis.terms import Terms
@@ -61,7 +61,7 @@ class ScanEvaluator:
         extra = (outer.noise.scan_inputs(self.here, view.length), self.score_slices.raws, self.weight_slices.raws)
         step = functools.partial(self._step, consts, [x.axes for x in xs])
         self.known = set(outer.records)  # JAX may trace the body twice.
-        final, (ys, scores, operands, extra) = lax.scan(
+        final, (ys, scores, operands, leaving, extra) = lax.scan(
             step, first, (leading, extra), view.length, reverse=view.reverse, unroll=view.unroll
         )
         y_axes, emitted = self.layout[-1]
@@ -71,7 +71,10 @@ class ScanEvaluator:
         outer.noise.absorb(extra, "scan")
         for site, score in emitted.restore(scores).items():
             outer.scores[site] = Val(jnp.moveaxis(score.raw, 0, len(score.axes)), score.axes)
-        return [*self._final(final), *self._stacked(ys, y_axes)]
+        results = [*self._final(final), *self._stacked(ys, y_axes)]
+        for site, weight in zip(self.chain.leaving, leaving, strict=True):  # Outside, its steps are lanes.
+            outer.weights[site] = Val(jnp.moveaxis(weight, 0, 1), (site,))
+        return results
 
     def _first(self, init):
         sizes, num_carry = self.outer.sizes, self.view.num_carry
@@ -94,9 +97,9 @@ class ScanEvaluator:
         states = [self.outer.sizes[state] for state in self.states]
         return jnp.full((*states, *self._lanes()), 1 / math.prod(states))
 
-    def _lanes(self) -> tuple[int, ...]:
+    def _lanes(self, site: Location | None = None) -> tuple[int, ...]:
         """Return the lanes that a message keeps apart (a chain of several choices has none)."""
-        plan, site = self.outer.plan, self.chain.sites[0]
+        plan, site = self.outer.plan, self.chain.sites[0] if site is None else site
         shape = plan.shape_of(site, (*self.here, 0))
         return tuple(1 if axis in plan.joint[site] else size for axis, size in enumerate(shape))
 
@@ -109,16 +112,17 @@ class ScanEvaluator:
 
     def _message(self, child: Evaluator, message):
         """Return the probability of the states after a step: sum p(now | before) p(before) over all before."""
-        if message is None:
-            return None
-        sites, deps = self.chain.sites, {}
+        return None if message is None else self._marginal(child, self.chain.sites, self._lanes()).astype(message.dtype)
+
+    def _marginal(self, child: Evaluator, sites: Sequence[Location], lanes: tuple[int, ...]):
+        """Return the joint probability of some choices of a step, over lanes that it keeps apart."""
+        deps: Deps = {}
         for site in sites:
             shape = child.plan.shape_of(site, (*self.here, 0))
             own = tuple((axis, SAME) if size > 1 else None for axis, size in enumerate(shape))
             deps = union(deps, self.flow.sites[site], {site: own})
-        factors = child.factors(deps, self._lanes())
-        left = eliminate(factors, sites, child.num_states, child.messages)
-        return expand(multiply(left), sites, self.outer.sizes).astype(message.dtype)
+        left = eliminate(child.factors(deps, lanes), tuple(sites), child.num_states, child.messages)
+        return expand(multiply(left), tuple(sites), self.outer.sizes)
 
     def _renamed(self, val: Val) -> Val:
         """Call this step's states the last step's."""
@@ -161,10 +165,12 @@ class ScanEvaluator:
             for val, raw, surrogate in zip(ys, *flags, strict=True)
         ]
         message = self._message(child, message)
+        leaving = [self._marginal(child, (site,), self._lanes(site)) for site in self.chain.leaving]
         return (new_raws, new_surrogates, new_past, message), (
             stacked,
             emitted.raws,
             [record.operands for site, record in child.records.items() if site not in self.known],
+            leaving,
             child.noise.leave(),
         )
 

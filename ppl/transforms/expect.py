@@ -138,8 +138,8 @@ def estimator(program: Program, aux: Sequence[bool]) -> Callable[[Any, Sequence]
         evaluator = Evaluator(plan, noise, {}, {}, {}, ())
         outs = evaluator.run(plan.body, plan.flow, plan.terms, [Val(leaf) for leaf in leaves])
         return [
-            evaluator.auxiliary(val, deps) if is_aux else val.surrogate
-            for val, deps, is_aux in zip(outs, plan.flow.outs, aux, strict=True)
+            evaluator.auxiliary(val, number) if is_aux else val.surrogate
+            for number, (val, is_aux) in enumerate(zip(outs, aux, strict=True))
         ]
 
     return estimate
