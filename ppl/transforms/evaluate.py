@@ -180,11 +180,13 @@ class Evaluator:
                 return term * magic(functools.reduce(jnp.add, spread))
 
             term = Val(*under(charge, [val, *(self.scores[key] for key in keys)]))
-        total = self._averaged(term, deps) if term.axes else term.raw
+        total = self.averaged(term, deps)
         return Val(val.raw, val.axes, total.astype(jnp.result_type(val.raw)))
 
-    def _averaged(self, term: Val, deps: Deps):
-        """Sum a term over the joint values of its enumerated choices, with their probabilities."""
+    def averaged(self, term: Val, deps: Deps):
+        """Sum a term over the joint values of its enumerated choices, if any, with their probabilities."""
+        if not term.axes:
+            return term.raw
         factors = self.factors(deps, term.raw.shape[len(term.axes) :])
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
         self.num_states(term.axes)
@@ -228,7 +230,7 @@ class Evaluator:
                 got=str(jnp.result_type(val.raw)),
                 remedy="convert it to float (its mean is returned), or use another strategy for the choice",
             )
-        return self._averaged(val, deps)
+        return self.averaged(val, deps)
 
     # Choices.
     def _choice(self, here: Location, eqn, vals) -> Val:
