@@ -158,7 +158,8 @@ class _Main:
         """Return sum b (1 - exp(s - stop_gradient(s))): 0, with the tangent of -b s."""
         place, shape, score = self.plan.places[site], self.plan.shape_of(site, ()), done.scores[site]
         steps = len(place.scans)
-        if score.axes and (baseline.needs_costs or any(axis not in done.evaluator.weights for axis in score.axes)):
+        in_loop = lambda axis: axis not in done.evaluator.weights or self.plan.places[location_of(axis)].scans
+        if score.axes and (baseline.needs_costs or any(map(in_loop, score.axes))):
             raise under_enumeration(place)
         costs, lanes = None, [axis for axis in range(steps, len(shape)) if shape[axis] > 1]
         if baseline.needs_costs:  # Elements that share costs are no baseline of each other.
