@@ -250,7 +250,7 @@ class Evaluator:
         operands = [val.raw for val in vals]
         if mode == "none":
             operands = forbid_tangents(operands, lambda: missing_strategy(self.plan.places[here]))
-        elif spec.family.support.moving:
+        elif spec.family.support.moving and mode != "direct":  # Those say for themselves what they apply to.
             operands = self._guard_support(here, eqn, operands)
         sorted_out = view(spec, full, masked, operands)
         if mode == "enumerate":

@@ -132,7 +132,7 @@ REFUSALS: dict[tuple[str, str], Why] = {
     **{("moving support", way): FINITE for way in ("implicit", "enum", "mvd")},
     **{
         (row, "reinforce(leave_one_out_lanes)"): LANES
-        for row in ("vmap, one cost of all lanes", "scan of scan", "iwelbo, a log of a mean")
+        for row in ("vmap, one cost of all lanes", "iwelbo, a log of a mean")
     },
     **{("second derivative", way): SECOND for way in _DIRECT},
     **{
