@@ -13,7 +13,7 @@ class Baseline:
     Unbiased as long as it does not depend on the value of the choice: E[b d log p(x)] = 0.
 
     Attributes:
-        needs_costs: Whether it is computed from the costs of the choice's lanes, which then may not share costs.
+        needs_costs: Whether it is computed from the costs of the choice's lanes, which then may not all share costs.
     """
 
     needs_costs: ClassVar[bool] = False
@@ -23,6 +23,7 @@ class Baseline:
 
         Args:
             costs: Detached costs of each step, lane and batch element; None unless `needs_costs`.
-            lane_axes: The axes of lanes and batch among them: the others are steps.
+            lane_axes: The axes of lanes and batch among them (the others are steps); where costs are needed, only those
+                along which no cost depends on several elements. None for a single choice.
         """
         raise NotImplementedError

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from ppl._errors import StrategyError
-from ppl.analysis.dependence import Location
+from ppl.analysis.dependence import Location, location_of
 from ppl.analysis.plan import Plan
 from ppl.interpreter import Place
 from ppl.primitives import view
@@ -41,69 +41,104 @@ MAX_EVALUATIONS = 2**12
 def estimate_with_costs(plan: Plan, aux: Sequence[bool], noise, leaves: Sequence) -> list:
     """Evaluate a program in which choices have baselines or direct strategies."""
     main = _Main(plan, list(aux), noise, list(leaves))
-    outs, scores, records, costs = main.evaluate()
-    total = outs[main.result]
-    for site in plan.kept:
-        strategy = plan.places[site].eqn.params["strategy"]
-        if strategy.mode == "score":
-            total = total + main.baseline(site, strategy.baseline, scores[site], costs.get(site))
-        else:
-            total = total + main.contribution(site, strategy, records[site])
-    outs[main.result] = total.astype(outs[main.result].dtype)
+    done = main.evaluate()
+    outs = done.outs
+    for result in main.results:
+        sites = [site for site in plan.kept if any(location_of(key) == site for key in plan.flow.outs[result])]
+        added = main.per_element(result, lambda along, sites=sites: [main.added(site, done, along) for site in sites])
+        outs[result] = sum(added, outs[result]).astype(outs[result].dtype)
     return outs
 
 
+@dataclasses.dataclass
+class _Done:
+    """What one evaluation leaves.
+
+    Attributes:
+        outs: Results.
+        scores: Scores of choices with baselines.
+        records: What choices with direct strategies are drawn from.
+        evaluator: Knows the probabilities of the enumerated choices.
+        pull: Maps an element of a result to its costs by element of each choice whose baseline needs them.
+    """
+
+    outs: list
+    scores: dict[Any, Val]
+    records: dict[Location, Any]
+    evaluator: Evaluator
+    pull: Any
+
+
 class _Main:
-    """One evaluation of a program, and what its choices with baselines and direct strategies add."""
+    """One evaluation of a program, and what its choices with baselines and direct strategies add.
+
+    What they add to a result is made of the costs of that result alone. `along` says of which element: it weighs the
+    elements of each result to a number, 1 for that element and 0 for all others.
+    """
 
     def __init__(self, plan: Plan, aux: list[bool], noise, leaves: list):
         self.plan, self.aux, self.noise, self.leaves = plan, aux, noise, leaves
-        self.result = self._scalar_result()
+        self.results = [i for i, is_aux in enumerate(aux) if not is_aux]
 
-    def _scalar_result(self) -> int:
-        results = [i for i, is_aux in enumerate(self.aux) if not is_aux]
-        shapes = [tuple(self.plan.body.outvars[i].aval.shape) for i in results]
-        if shapes == [()]:
-            return results[0]
-        place = self.plan.places[next(iter(self.plan.kept))]
-        raise StrategyError(
-            f"The strategy of {label_of(place)!r} needs the cost of a choice, and there are several results.",
-            where=f"{label_of(place)!r} at {place.eqn.params['source']}",
-            expected="an objective that returns one scalar",
-            got=", ".join(map(str, shapes)),
-            remedy="add the results up, or use `reinforce()` for this choice",
-        )
+    def per_element(self, result: int, run) -> list:
+        """Evaluate `run` along every element of a result; the numbers have its shape."""
+        aval = self.plan.body.outvars[result].aval
+        if not aval.shape:
+            return run((result, jnp.ones((), aval.dtype)))
+        size = math.prod(aval.shape)
+        if size > MAX_EVALUATIONS:
+            raise _many_results(self.plan.places[self.plan.kept[0]], aval.shape)
+        elements = jnp.eye(size, dtype=aval.dtype).reshape(size, *aval.shape)
+        return [x.reshape(aval.shape) for x in jax.vmap(lambda element: run((result, element)))(elements)]
+
+    def added(self, site: Location, done: _Done, along):
+        """Return what the strategy of a choice adds to an element of a result."""
+        strategy = self.plan.places[site].eqn.params["strategy"]
+        if strategy.mode == "score":
+            return self.baseline(site, strategy.baseline, done, along)
+        return self.contribution(site, strategy, done.records[site], along)
+
+    @staticmethod
+    def _weigh(outs, along):
+        result, element = along
+        return outs[result] if element.ndim == 0 else (outs[result] * element).sum()
 
     # The program as it is.
-    def evaluate(self):
-        """Return results, scores, records of direct choices, and the costs of choices whose baselines need them."""
+    def evaluate(self) -> _Done:
+        """Evaluate the program once."""
         shapes = {site: self.plan.shape_of(site, ()) for site in self.plan.kept if self._needs_costs(site)}
-        zeros = {site: jnp.zeros(shape) for site, shape in shapes.items()}
-        kept: list[Any] = []
+        kept: list[Evaluator] = []
 
         def run(shifts):
             base = self.noise.branch()
             noise = TailNoise(base, None, None, dict(zip(shapes, shifts, strict=True))) if shapes else base
             outs, evaluator = self._run(noise, self.leaves)
-            kept.append((evaluator.scores, evaluator.records))
-            scores = [val.raw for val in evaluator.scores.values()]
+            kept.append(evaluator)
+            scores, weights = ([val.raw for val in table.values()] for table in (evaluator.scores, evaluator.weights))
             operands = [record.operands for record in evaluator.records.values()]
-            return outs[self.result], (outs, scores, operands, base.leave())
+            return [outs[result] for result in self.results], (outs, scores, weights, operands, base.leave())
 
         if not shapes:
             _, (outs, *_, extra) = run([])
             self.noise.absorb(extra, "call")
-            return outs, *kept[-1], {}
-        _, pull, (outs, scores, operands, extra) = jax.vjp(run, list(zeros.values()), has_aux=True)
+            return _Done(outs, kept[-1].scores, kept[-1].records, kept[-1], None)
+        zeros = [jnp.zeros(shape) for shape in shapes.values()]
+        wanted, pull, (outs, scores, weights, operands, extra) = jax.vjp(run, zeros, has_aux=True)
         self.noise.absorb(extra, "call")
-        score_table, record_table = kept[-1]
-        scores = {key: Val(raw, val.axes) for (key, val), raw in zip(score_table.items(), scores, strict=True)}
+        evaluator = kept[-1]
+        renewed = lambda table, raws: {k: Val(raw, v.axes) for (k, v), raw in zip(table.items(), raws, strict=True)}
+        evaluator.weights, evaluator.messages = renewed(evaluator.weights, weights), {}
         records = {
             site: record.with_operands(given)
-            for (site, record), given in zip(record_table.items(), operands, strict=True)
+            for (site, record), given in zip(evaluator.records.items(), operands, strict=True)
         }
-        (costs,) = pull(jnp.ones((), outs[self.result].dtype))
-        return outs, scores, records, {s: lax.stop_gradient(c) for s, c in zip(shapes, costs, strict=True)}
+
+        def costs(along):
+            picked = zip(self.results, wanted, strict=True)
+            (found,) = pull([along[1] if i == along[0] else jnp.zeros_like(out) for i, out in picked])
+            return {site: lax.stop_gradient(cost) for site, cost in zip(shapes, found, strict=True)}
+
+        return _Done(outs, renewed(evaluator.scores, scores), records, evaluator, costs)
 
     def _needs_costs(self, site: Location) -> bool:
         strategy = self.plan.places[site].eqn.params["strategy"]
@@ -118,25 +153,31 @@ class _Main:
         ], evaluator
 
     # Baselines.
-    def baseline(self, site: Location, baseline, score: Val, costs):
+    def baseline(self, site: Location, baseline, done: _Done, along):
         """Return sum b (1 - exp(s - stop_gradient(s))): 0, with the tangent of -b s."""
-        place, num_lanes = self.plan.places[site], len(self.plan.shape_of(site, ())) - len(self.plan.places[site].scans)
-        if score.axes:
-            raise under_enumeration(place)
-        if costs is not None and self.plan.joint_elements(site):
-            raise _shared_costs(place)
+        place, shape, score = self.plan.places[site], self.plan.shape_of(site, ()), done.scores[site]
         steps = len(place.scans)
-        values = baseline.values(costs, tuple(range(steps, steps + num_lanes)))
-        return (lax.stop_gradient(jnp.broadcast_to(values, score.raw.shape)) * (1 - magic(score.raw))).sum()
+        in_loop = lambda axis: axis not in done.evaluator.weights or self.plan.places[location_of(axis)].scans
+        if score.axes and (baseline.needs_costs or any(map(in_loop, score.axes))):
+            raise under_enumeration(place)
+        costs, lanes = None, [axis for axis in range(steps, len(shape)) if shape[axis] > 1]
+        if baseline.needs_costs:  # Elements that share costs are no baseline of each other.
+            apart = [axis for axis in lanes if axis not in self.plan.joint_elements(site)]
+            if lanes and not apart:
+                raise _shared_costs(place)
+            costs, lanes = done.pull(along)[site], apart
+        values = baseline.values(costs, tuple(lanes))
+        terms = lax.stop_gradient(jnp.broadcast_to(values, score.raw.shape)) * (1 - magic(score.raw))
+        return done.evaluator.averaged(Val(terms, score.axes), self.plan.flow.sites[site]).sum()
 
     # Direct strategies.
-    def contribution(self, site: Location, strategy, record):
+    def contribution(self, site: Location, strategy, record, along):
         """Return what a direct strategy adds: 0, with its tangents."""
         place, shape = self.plan.places[site], self.plan.shape_of(site, ())
         params = [_first_order(operand, place) for operand in record.operands]
         sorted_out = view(record.spec, record.lanes, record.masked, params)
         key = self.noise.key_at(site) if isinstance(self.noise, KeyNoise) else None
-        costs = functools.partial(self._costs, site, shape, key, itertools.count(), strategy.common_noise)
+        costs = functools.partial(self._costs, along, site, shape, key, itertools.count(), strategy.common_noise)
         own = None if key is None else jax.random.fold_in(key, 2**31)
         estimated = strategy.estimate(own, Distribution(sorted_out, _at(place)), costs)
         if jnp.shape(estimated) != shape:
@@ -145,14 +186,14 @@ class _Main:
             estimated = jnp.where(jnp.broadcast_to(sorted_out.spread_mask(False), shape), estimated, 0)
         return _tangents_alone(estimated.sum())
 
-    def _costs(self, site, shape, key, calls, common: bool, value, noise_key=None):
+    def _costs(self, along, site, shape, key, calls, common: bool, value, noise_key=None):
         """Evaluate the costs of other values of a choice, with noise of this key or, at each call, of a new one."""
         place = self.plan.places[site]
         out = place.eqn.outvars[0].aval
         event = out.shape[len(out.shape) - (len(out.shape) - len(shape) + len(place.scans)) :]
         value = jnp.broadcast_to(jnp.asarray(value, out.dtype), (*shape, *event))
         fresh = self._fresh(key, calls, common, noise_key)
-        one = functools.partial(self._cost, site, shape, value, fresh)
+        one = functools.partial(self._cost, along, site, shape, value, fresh)
         joint = self.plan.joint_elements(site)
         if not joint:
             return one(jnp.ones(shape, bool), {})
@@ -179,7 +220,7 @@ class _Main:
         fresh = jax.random.fold_in(key, next(calls)) if noise_key is None else noise_key
         return dataclasses.replace(self.noise, key=fresh, groups={})
 
-    def _cost(self, site, shape, value, fresh, where, steps):
+    def _cost(self, along, site, shape, value, fresh, where, steps):
         backwards = {scan: self.plan.is_reverse(scan) for scan in steps}
         plain, past = self.plan.dependents(site)
         override = Override(site, value, where, {s: (i, backwards[s]) for s, i in steps.items()}, plain, past)
@@ -187,9 +228,9 @@ class _Main:
         def total(shift):
             noise = TailNoise(self.noise.branch(), fresh, override, {site: shift})
             outs, _ = self._run(noise, lax.stop_gradient(self.leaves))
-            return outs[self.result]
+            return self._weigh(outs, along)
 
-        return jax.grad(total)(jnp.zeros(shape, self.plan.body.outvars[self.result].aval.dtype))
+        return jax.grad(total)(jnp.zeros(shape, self.plan.body.outvars[along[0]].aval.dtype))
 
 
 @jax.custom_jvp
@@ -250,6 +291,16 @@ def _too_many(place: Place, count: int) -> StrategyError:
         where=_at(place),
         expected=f"at most {MAX_EVALUATIONS}",
         remedy="use `reinforce()` for this choice, or write the cost as a sum over its elements",
+    )
+
+
+def _many_results(place: Place, shape: tuple) -> StrategyError:
+    return StrategyError(
+        f"The strategy of {label_of(place)!r} needs the cost of a choice for each element of a result.",
+        where=_at(place),
+        got=f"a result of shape {shape}",
+        expected=f"at most {MAX_EVALUATIONS} elements",
+        remedy="add the results up, or use `reinforce()` for this choice",
     )
 
 

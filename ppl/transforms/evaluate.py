@@ -189,11 +189,13 @@ class Evaluator:
                 return term * magic(functools.reduce(jnp.add, spread))
 
             term = Val(*under(charge, [val, *(self.scores[key] for key in keys)]))
-        total = self._averaged(term, deps, flow.values.deps[var]) if term.axes else term.raw
+        total = self.averaged(term, deps, flow.values.deps[var] if term.axes else deps)
         return dataclasses.replace(val, surrogate=total.astype(jnp.result_type(val.raw)))
 
-    def _averaged(self, term: Val, deps: Deps, values: Deps):
-        """Sum a term over the joint values of its enumerated choices, with their probabilities."""
+    def averaged(self, term: Val, deps: Deps, values: Deps | None = None):
+        """Sum a term over the joint values of its enumerated choices, if any, with their probabilities."""
+        if not term.axes:
+            return term.raw
         factors = self.factors(deps, term.raw.shape[len(term.axes) :], values)
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
         self.num_states(term.axes)
@@ -243,7 +245,7 @@ class Evaluator:
                 remedy="convert it to float (its mean is returned), or use another strategy for the choice",
             )
         flow = self.plan.flow
-        return self._averaged(val, flow.outs[number], flow.values.outs[number])
+        return self.averaged(val, flow.outs[number], flow.values.outs[number])
 
     # Choices.
     def _choice(self, here: Location, eqn, vals) -> Val:
@@ -263,7 +265,7 @@ class Evaluator:
         operands = [val.raw for val in vals]
         if mode == "none":
             operands = forbid_tangents(operands, lambda: missing_strategy(self.plan.places[here]))
-        elif spec.family.support.moving:
+        elif spec.family.support.moving and mode != "direct":  # Those say for themselves what they apply to.
             operands = self._guard_support(here, eqn, operands)
         sorted_out = view(spec, full, masked, operands)
         if mode == "enumerate":

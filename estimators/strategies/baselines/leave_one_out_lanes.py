@@ -16,10 +16,11 @@ class leave_one_out_lanes(Baseline):  # noqa: N801
     """Subtract from the cost of each lane the mean cost of the others (Kool et al. 2019; Mnih and Rezende 2016).
 
     For choices with several lanes or batch elements whose costs do not mix: a cost of lane j does not depend on the
-    value in lane i, so their mean is a baseline. It follows the costs by itself, as they change in training.
+    value in lane i, so their mean is a baseline. It follows the costs by itself, as they change in training. Of several
+    axes of lanes, those along which costs mix are left out. A single choice has no others, and no baseline.
 
     Raises:
-        StrategyError: A cost depends on several lanes, or there is only one.
+        StrategyError: Along every axis of lanes some cost depends on several.
 
     Example:
         >>> import jax, jax.numpy as jnp, ppl
