@@ -62,6 +62,17 @@ def sample(seed: int, count: int) -> list[Mutant]:
     return random.Random(seed).sample(everything, min(count, len(everything)))
 
 
+class Pulse:
+    """A plugin of pytest that touches a file whenever a test has ended."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def pytest_runtest_logreport(self, report) -> None:
+        """Show that there is life."""
+        self.file.touch()
+
+
 class Copy:
     """A copy of the tree in which mutants live."""
 
@@ -88,10 +99,10 @@ class Copy:
         child = os.fork()  # JAX and the other libraries are loaded already, but have started no threads.
         if not child:
             self._in_child(log)
-        status = self._wait(child, start + self.limit)
+        status = self._wait(child, log)
         seconds = time.monotonic() - start
         if status is None:
-            return Verdict("timeout", seconds, f"stopped after {self.limit:.0f} s")
+            return Verdict("timeout", seconds, f"no test ended for {self.limit:.0f} s")
         if status == 0:
             return Verdict("survived", seconds)
         output = log.read_text(errors="replace")
@@ -108,14 +119,14 @@ class Copy:
             os.dup2(descriptor, 2)
             os.chdir(self.folder)
             sys.path[0] = str(self.folder)
-            code = int(pytest.main([*BATTERY, *OPTIONS]))
+            code = int(pytest.main([*BATTERY, *OPTIONS], plugins=[Pulse(log)]))
         finally:
             os._exit(code)
 
-    @staticmethod
-    def _wait(child: int, end: float) -> int | None:
-        """Wait for a process; stop it, and all that it has started, when its time is over."""
-        while time.monotonic() < end:
+    def _wait(self, child: int, log: Path) -> int | None:
+        """Wait for a process; stop it, and all that it has started, if no test ends for a long time."""
+        log.touch()
+        while time.time() - log.stat().st_mtime < self.limit:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 return status
@@ -146,7 +157,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=80)
     parser.add_argument("--only", type=int, nargs="+", help="numbers of mutants to judge")
     parser.add_argument("--list", action="store_true", help="show the mutants, judge none")
-    parser.add_argument("--limit", type=float, default=180.0, help="seconds until a mutant counts as hanging")
+    parser.add_argument(
+        "--limit", type=float, default=40.0, help="seconds without a test that ends, until a mutant hangs"
+    )
     parser.add_argument("--json", type=Path, default=ROOT / "runs" / "mutants.json", help="where to write the table")
     options = parser.parse_args()
     mutants = dict(enumerate(sample(options.seed, options.count)))
