@@ -157,9 +157,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=80)
     parser.add_argument("--only", type=int, nargs="+", help="numbers of mutants to judge")
     parser.add_argument("--list", action="store_true", help="show the mutants, judge none")
-    parser.add_argument(
-        "--limit", type=float, default=40.0, help="seconds without a test that ends, until a mutant hangs"
-    )
+    parser.add_argument("--limit", type=float, default=40.0, help="seconds without an end of a test: a mutant hangs")
     parser.add_argument("--json", type=Path, default=ROOT / "runs" / "mutants.json", help="where to write the table")
     options = parser.parse_args()
     mutants = dict(enumerate(sample(options.seed, options.count)))
