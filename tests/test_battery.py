@@ -218,6 +218,270 @@ def test_scores_are_charged_as_by_hand(name):
     np.testing.assert_allclose(exact.variance, variance, rtol=1e-8, atol=1e-12)
 
 
+# --- Traces, densities and moves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "program", "axes"), traces.SHAPES, ids=[row[0] for row in traces.SHAPES])
+def test_outer_axes_come_first(name, program, axes):
+    traces.test_outer_axes_come_first(name, program, axes)
+
+
+@gen
+def model(t):
+    """Every kind of choice: scalar, branches, scan, lanes, batch, a factor, a minibatch."""
+    a = ppl.bernoulli(t) @ "a"
+    y = lax.cond(a == 1, lambda: normal(t, 1.0) @ "y", lambda: 2 * (normal(0.0, 2.0) @ "w"))
+    state, _ = lax.scan(lambda s, x: ((normal(0.5 * s, x) @ "s"), None), y, jnp.array([1.0, 2.0, 0.5]), reverse=True)
+    b = jax.vmap(lambda x: lax.cond(x > t, lambda: normal(x, 1.0) @ "b", lambda: x))(jnp.array([0.1, 0.9]))
+    ppl.factor(-(state**2) * jnp.array([0.1, 0.2])) @ "f"
+    rows = ppl.subsample(4, 2, gen(lambda i: normal(1.0 * i, 1.0) @ "r"))
+    rows() @ "m"
+    return (ppl.categorical(jnp.ones((2, 3)) / 3) @ "c").sum() + b.sum()
+
+
+def log_normal(x, loc, scale):
+    return -0.5 * ((x - loc) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+
+
+def density(choices, t):
+    """The log density of the model by hand: NumPy alone."""
+    a, s, b = float(choices["a"]), np.asarray(choices["s"]), np.asarray(choices["b"].value)
+    y = float(choices["y"].value) if a else float(choices["w"].value)
+    total = np.log(t if a else 1 - t) + (log_normal(y, t, 1.0) if a else log_normal(y, 0.0, 2.0))
+    before = np.array([s[1], s[2], y if a else 2 * y])
+    total += log_normal(s, 0.5 * before, np.array([1.0, 2.0, 0.5])).sum()
+    total += sum(log_normal(b[i], x, 1.0) for i, x in enumerate((0.1, 0.9)) if x > t)
+    total += -(s[0] ** 2) * 0.3 + 2 * np.log(1 / 3)
+    indices, r = np.asarray(choices["m"]["indices"]), np.asarray(choices["m"]["r"])
+    return total + np.log(1 / 12) + 2 * log_normal(r, indices, 1.0).sum()
+
+
+def example(a, t=0.4):
+    """A trace of the model."""
+    m = {"indices": jnp.array([1, 3]), "r": jnp.array([0.3, 2.0])}
+    made = jnp.array(a == 1)
+    given = {
+        **{"a": a, "s": jnp.array([0.2, -1.0, 0.7]), "c": jnp.array([2, 0]), "m": m},
+        **{"y": ppl.Masked(jnp.where(made, 0.6, 0.0), made), "w": ppl.Masked(jnp.where(made, 0.0, -0.8), ~made)},
+        "b": ppl.Masked(jnp.array([0.0, 1.3]), jnp.array([False, True])),
+    }
+    return given, float(model.log_density(given, t))
+
+
+@pytest.mark.parametrize("a", [0, 1])
+def test_densities_by_hand(a):
+    given, log_density = example(a)
+    np.testing.assert_allclose(log_density, density(given, 0.4), rtol=1e-6)
+    trace, log_weight = model.generate(KEY, given, 0.4)
+    np.testing.assert_allclose([log_weight, trace.log_density], [log_density] * 2, rtol=1e-9)
+    wrong = dict(given, b=ppl.Masked(jnp.array([0.5, 1.3]), jnp.array([True, True])))
+    assert float(model.log_density(wrong, 0.4)) == -np.inf
+    weights = {"s": jnp.array([1.0, 2.0, 3.0]), "a": 0.5}
+    scaled = ppl.scale(model, weights).log_density(given, 0.4)
+    s, y = np.asarray(given["s"]), 0.6 if a else -1.6
+    steps = log_normal(s, 0.5 * np.array([s[1], s[2], y]), np.array([1.0, 2.0, 0.5]))
+    extra = steps @ np.array([0.0, 1.0, 2.0]) - 0.5 * np.log(0.4 if a else 0.6)
+    np.testing.assert_allclose(scaled, log_density + extra, rtol=1e-6)
+
+
+@pytest.mark.parametrize("a", [0, 1])
+def test_moves_by_hand(a):
+    given, log_density = example(a)
+    trace, _ = model.generate(KEY, given, 0.4)
+    np.testing.assert_allclose(model.project(trace, "*"), log_density, rtol=1e-9)
+    parts = [float(model.project(trace, name)) for name in ("a", "y", "w", "s", "b", "c", "m/*", "f")]
+    np.testing.assert_allclose(sum(parts), log_density, rtol=1e-9)
+    np.testing.assert_allclose(parts[-1], -(0.2**2) * 0.3, rtol=1e-6)
+    np.testing.assert_allclose(model.project(trace, "c"), 2 * np.log(1 / 3), rtol=1e-6)
+    new, log_weight, discarded = model.update(KEY, trace, {"s": jnp.array([0.5, -0.3, 0.1])})
+    changed = dict(given, s=jnp.array([0.5, -0.3, 0.1]))
+    np.testing.assert_allclose(log_weight, density(changed, 0.4) - log_density, rtol=1e-5)
+    np.testing.assert_array_equal(discarded["s"], given["s"])
+    _, back, _ = model.update(KEY, new, discarded)
+    np.testing.assert_allclose(back, -log_weight, rtol=1e-9)
+    partly = ppl.Masked(jnp.array([9.0, 0.0, 9.0]), jnp.array([False, True, False]))
+    new, log_weight, _ = model.update(KEY, trace, {"s": partly})
+    np.testing.assert_array_equal(new["s"], [0.2, 0.0, 0.7])
+    np.testing.assert_allclose(log_weight, density(new.choices, 0.4) - log_density, rtol=1e-5)
+    new, log_weight, discarded = model.update(KEY, trace, {"a": 1 - a})
+    drawn = float(new["y"].value) if not a else float(new["w"].value)
+    plain = log_normal(drawn, 0.4, 1.0) if not a else log_normal(drawn, 0.0, 2.0)
+    np.testing.assert_allclose(log_weight, density(new.choices, 0.4) - log_density - plain, rtol=1e-5)
+    assert bool(discarded["y"].mask) == bool(a)
+    assert bool(discarded["w"].mask) != bool(a)
+    new, log_weight, discarded = model.update(KEY, trace, {}, 0.05)
+    lost = log_normal(float(new["b"].value[0]), 0.1, 1.0)
+    np.testing.assert_allclose(log_weight, density(new.choices, 0.05) - log_density - lost, rtol=1e-5)
+    new, log_weight, discarded = model.regenerate(KEY, trace, ("s", "c"))
+    before = np.array([0.0, 0.0, 0.6 if a else -1.6])
+    law = lambda s: log_normal(s, 0.5 * np.array([s[1], s[2], before[2]]), np.array([1.0, 2.0, 0.5])).sum()
+    old, drawn = np.asarray(given["s"]), np.asarray(new["s"])
+    expected = density(new.choices, 0.4) - log_density - law(drawn) + law(old)
+    np.testing.assert_allclose(log_weight, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(discarded["s"], given["s"])
+    assert not any(np.asarray(discarded[path].mask).any() for path in discarded if path not in ("s", "c"))
+    with pytest.raises(ppl.AddressError, match="beside choices made for the old ones"):
+        model.update(KEY, trace, {"m": {"indices": jnp.array([0, 1])}})
+    with pytest.raises(ppl.AddressError):
+        model.regenerate(KEY, trace, "q")
+    with pytest.raises(ppl.PPLError, match="unnormalised"):
+        model.simulate(KEY, 0.4)
+
+
+@pytest.mark.parametrize("name", ["z", "q"])
+def test_densities_under_lanes_of_scans(name):
+    """Values and weights are handed to the lanes and steps to which they belong, in any order of nesting."""
+    walk = lambda start: lax.scan(lambda s, x: (normal(s, x) @ name, None), start, jnp.array([1.0, 2.0, 0.5]))[0]
+    grid = gen(lambda: jax.vmap(walk)(jnp.array([0.3, -0.4])))
+    z = np.arange(6.0).reshape(2, 3) / 7
+    before = np.concatenate([[[0.3], [-0.4]], z[:, :-1]], 1)
+    by_hand = log_normal(z, before, np.array([1.0, 2.0, 0.5]))
+    np.testing.assert_allclose(grid.log_density({name: z}), by_hand.sum(), rtol=1e-6)
+    weights = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]])
+    scaled = ppl.scale(grid, {name: weights}).log_density({name: z})
+    np.testing.assert_allclose(scaled, (weights * by_hand).sum(), rtol=1e-6)
+    some = ppl.Masked(jnp.asarray(z), jnp.array([[True, False, True], [False, True, True]]))
+    trace, log_weight = grid.generate(KEY, {name: some})
+    found = np.asarray(trace[name])
+    np.testing.assert_allclose(found[np.asarray(some.mask)], z[np.asarray(some.mask)], rtol=1e-6)
+    before = np.concatenate([[[0.3], [-0.4]], found[:, :-1]], 1)
+    known = (log_normal(found, before, np.array([1.0, 2.0, 0.5])) * np.asarray(some.mask)).sum()
+    np.testing.assert_allclose(log_weight, known, rtol=1e-6)
+
+
+def test_support_and_dtypes():
+    """Densities at the edge and outside of the support, of floats under discrete choices, with finite gradients."""
+    coin = ppl.bernoulli(0.3)
+    np.testing.assert_allclose(np.exp(coin.log_prob(jnp.array([1.0, 0.0, 0.5, 2.0]))), [0.3, 0.7, 0.0, 0.0], rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.where(x > 0, ppl.gamma(2.0, 1.0).log_prob(x), 0.0))(-1.0)
+    assert np.isfinite(gradient)
+    assert float(ppl.gamma(2.0, 1.0).log_prob(-1.0)) == -np.inf
+    assert float(ppl.poisson(2.0).log_prob(2.0**40)) == -np.inf
+    batch = ppl.multivariate_normal(jnp.zeros((2, 3)), jnp.eye(3)).log_prob(jnp.ones((2, 3)))
+    np.testing.assert_allclose(batch, [-1.5 - 1.5 * np.log(2 * np.pi)] * 2, rtol=1e-6)
+    draw = jax.vmap(lambda p: ppl.categorical(jnp.stack([p, 1 - p])).sample(), axis_size=3)
+    values = ppl.seed(lambda: draw(jnp.array([0.0, 1.0, 0.0])))(KEY)
+    assert values.dtype == jnp.int32
+    np.testing.assert_array_equal(values, [1, 0, 1])
+
+
+# --- Refusals and numbers of expect, grad and seed ---------------------------------------------------------------
+
+plain = lambda p: ppl.bernoulli(p).sample() * 1.0
+coin = lambda p: flip(p, "enum")
+REFUSED = {
+    "no strategy": (lambda: ppl.grad(plain)(KEY, 0.3), ppl.StrategyError, "which has no strategy"),
+    "seed drops": (lambda: jax.grad(ppl.seed(plain), 1)(KEY, 0.3), ppl.StrategyError, "plain sampling would drop"),
+    "step": (
+        lambda: ppl.grad(lambda m: 1.0 * (normal(m, 1.0).sample() > 0))(KEY, 0.3),
+        ppl.UnsoundGradientError,
+        "discont|jump|compar",
+    ),
+    "seed, step": (
+        lambda: jax.grad(ppl.seed(lambda m: 1.0 * (normal(m, 1.0).sample() > 0)), 1)(KEY, 0.3),
+        ppl.UnsoundGradientError,
+        "discont|jump|compar",
+    ),
+    "moving support": (
+        lambda: ppl.grad(lambda t: ppl.uniform(0.0, t, grad=ppl.reinforce()).sample())(KEY, 2.0),
+        ppl.UnsoundGradientError,
+        "moves with its parameters",
+    ),
+    "too many values": (
+        lambda: ppl.grad(lambda p: flip(jnp.full(17, p), "enum").sum() ** 2)(KEY, 0.3),
+        ppl.StrategyError,
+        "too many joint values",
+    ),
+    "too many coins": (
+        lambda: ppl.grad(lambda p: sum(coin(p) for _ in range(17)) ** 2)(KEY, 0.3),
+        ppl.StrategyError,
+        "17 enumerated choices",
+    ),
+    "too many histories": (
+        lambda: ppl.grad(lambda p: lax.scan(lambda s, _: (s + coin(p) * s, None), 1.0, None, 17)[0])(KEY, 0.3),
+        ppl.StrategyError,
+        "reaches later steps",
+    ),
+    "integer": (lambda: ppl.expect(lambda p: ppl.bernoulli(p).sample())(KEY, 0.3), ppl.PPLError, "no expectation"),
+    "nothing": (lambda: ppl.expect(lambda p: None)(KEY, 0.3), ppl.PPLError, "returns nothing"),
+    "no pair": (lambda: ppl.expect(coin, has_aux=True)(KEY, 0.3), ppl.PPLError, "does not return a pair"),
+    "not scalar": (lambda: ppl.grad(lambda p: coin(p) * jnp.ones(2))(KEY, 0.3), ppl.PPLError, "not return a scalar"),
+    "no argument": (lambda: ppl.grad(coin, argnums=1)(KEY, 0.3), ppl.PPLError, "has no argument 1"),
+    "no argument behind": (lambda: ppl.grad(coin, argnums=-2)(KEY, 0.3), ppl.PPLError, "has no argument -2"),
+    "nothing to differentiate": (lambda: ppl.grad(lambda n: coin(0.3))(KEY, 3), ppl.PPLError, "nothing to diff"),
+    "no key": (lambda: ppl.expect(coin)(0.3), ppl.PPLError, "key"),
+    "no key for seed": (lambda: ppl.seed(coin)(0.3), ppl.PPLError, "key"),
+    "no key for grad": (lambda: ppl.grad(coin)(0.3), ppl.PPLError, "key"),
+    "jvp of one": (lambda: ppl.jvp(coin)(KEY, 0.3, 1.0), ppl.PPLError, "takes tuples"),
+    "jvp of two": (lambda: ppl.jvp(coin)(KEY, (0.3,), (1.0, 1.0)), ppl.PPLError, "takes tuples"),
+    "inner derivative": (
+        lambda: ppl.expect(lambda p: jax.grad(lambda q: normal(q, 1.0).sample())(p))(KEY, 0.3),
+        ppl.PPLError,
+        "derivative is taken",
+    ),
+    "plain call": (lambda: normal(0.0, 1.0).sample() + 1, ppl.PPLError, "give it a key"),
+    "endless noise": (lambda: ppl.exact_gradient(lambda m: normal(m, 1.0).sample())(0.3), ppl.StrategyError, "enumer"),
+    "strategy": (lambda: ppl.expect(lambda: normal(grad=3).sample())(KEY), ppl.StrategyError, "takes a strategy"),
+    "pathwise coin": (
+        lambda: ppl.expect(lambda p: ppl.bernoulli(p, grad=ppl.pathwise()).sample() * 1.0)(KEY, 0.3),
+        ppl.StrategyError,
+        "no derivative",
+    ),
+    "enumerated normal": (
+        lambda: ppl.expect(lambda p: normal(p, 1.0, grad=ppl.enum()).sample())(KEY, 0.3),
+        ppl.StrategyError,
+        "not finite",
+    ),
+    "integer auxiliary": (
+        lambda: ppl.expect(lambda p: (p, ppl.bernoulli(p, grad=ppl.enum()).sample()), has_aux=True)(KEY, 0.3),
+        ppl.StrategyError,
+        "not a float",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name):
+    run, kind, text = REFUSED[name]
+    with pytest.raises(kind, match=text):
+        run()
+
+
+def test_what_is_not_refused():
+    """Values alone, arguments without a derivative, detached and unchecked choices, the largest enumeration."""
+    assert float(ppl.expect(plain)(KEY, 0.3)) in (0.0, 1.0)
+    assert float(ppl.seed(plain)(KEY, 0.3)) in (0.0, 1.0)
+    assert float(ppl.grad(lambda p, q: q * plain(p), argnums=1)(KEY, 0.3, 1.0)) in (0.0, 1.0)
+    assert float(ppl.grad(lambda p: p**2 * plain(lax.stop_gradient(p)))(KEY, 0.5)) in (0.0, 1.0)
+    step = lambda m: 1.0 * (normal(m, 1.0, grad=ppl.pathwise(unchecked=True)).sample() > 0)
+    assert float(ppl.grad(step)(KEY, 0.3)) == 0.0
+    edge = lambda t: ppl.uniform(0.0, lax.stop_gradient(t), grad=ppl.reinforce()).sample() * t
+    assert 0 < float(ppl.grad(edge)(KEY, 2.0)) < 2
+    assert float(jax.grad(ppl.seed(lambda m: normal(m, 2.0).sample() * 3), 1)(KEY, 0.3)) == 3.0
+    large = lambda p: flip(jnp.full(10, p), "enum").sum() ** 2
+    np.testing.assert_allclose(ppl.grad(large)(KEY, 0.3), 10 + 2 * 90 * 0.3, rtol=1e-10)
+
+
+def test_arguments_of_gradients():
+    f = lambda p, tree: coin(p) * tree["w"] ** 2 * tree["n"] + tree["name"].count("a") * p
+    tree = {"w": jnp.array(2.0), "n": 3, "name": "aha"}
+    (value, (by_p, by_tree)) = ppl.value_and_grad(f, argnums=(0, 1))(KEY, 0.5, tree)
+    np.testing.assert_allclose([value, by_p, by_tree["w"]], [7.0, 14.0, 6.0], rtol=1e-12)
+    assert by_tree["n"] is by_tree["name"] is None
+    np.testing.assert_allclose(ppl.grad(f, argnums=-1)(KEY, 0.5, tree)["w"], 6.0, rtol=1e-12)
+    gradient, aux = ppl.grad(lambda p: (coin(p) * 2, (coin(p) + p, "kept")), has_aux=True)(KEY, 0.3)
+    np.testing.assert_allclose([gradient, aux[0]], [2.0, 0.6], rtol=1e-12)
+    assert aux[1] == "kept"
+    (value, aux), gradient = ppl.value_and_grad(lambda p: (coin(p) * 2, p), has_aux=True)(KEY, 0.3)
+    np.testing.assert_allclose([value, aux, gradient], [0.6, 0.3, 2.0], rtol=1e-12)
+    detached = jax.grad(lambda p: ppl.expect(lambda p: (coin(p), p**2), has_aux=True)(KEY, p)[1])(0.3)
+    assert float(detached) == 0.0
+    value, tangent = ppl.jvp(lambda p, q, n: coin(p) * q * n)(KEY, (0.3, 2.0, 3), (1.0, 0.5, None))
+    np.testing.assert_allclose([value, tangent], [1.8, 6.45], rtol=1e-12)
+    rows = ppl.hessian(lambda x: coin(x[0]) * x[1] ** 2)(KEY, jnp.array([0.3, 2.0]))
+    np.testing.assert_allclose(rows, [[0.0, 4.0], [4.0, 0.6]], rtol=1e-10, atol=1e-12)
+
+
 # --- Means of all constructs -------------------------------------------------------------------------------------
 
 LADDER = [
@@ -415,6 +679,27 @@ def test_values_depend_on_the_lanes_that_they_depend_on(name, form):
     np.testing.assert_array_equal(found, truth if rule is None else depends(rule, shape) | truth)
 
 
+# --- Passes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_leaves_a_loop(name):
+    passes.test_what_leaves_a_loop(name)
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_deterministic_loops(seed):
+    passes.test_deterministic_loops_keep_value_and_gradient(seed)
+
+
+@pytest.mark.parametrize("program", [passes.nested, passes.branches, passes.separate])
+def test_passes_change_no_number(program, monkeypatch):
+    run = lambda: jax.jit(jax.vmap(ppl.expect(program), (0, None)))(jr.split(KEY, 2), 0.7)
+    rewritten = run()
+    passes.without_passes(monkeypatch)
+    np.testing.assert_allclose(rewritten, run(), rtol=1e-9)
+
+
 # --- Direct strategies and baselines -----------------------------------------------------------------------------
 
 ROWS = [(name, strategy) for name in DIRECT for strategy in ("mvd", "constant") if strategy == "mvd" or "scan" in name]
@@ -494,288 +779,3 @@ def test_second_derivatives():
         assert abs(float(second.mean()) - float(jax.grad(jax.grad(mean))(0.3))) < 4.5 * error + 1e-9
     with pytest.raises(ppl.StrategyError, match="second derivative"):
         ppl.hessian(cost(mvd()))(KEY, 0.3)
-
-
-# --- Passes ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", LEFT)
-def test_what_leaves_a_loop(name):
-    passes.test_what_leaves_a_loop(name)
-
-
-@pytest.mark.parametrize("seed", range(7))
-def test_deterministic_loops(seed):
-    passes.test_deterministic_loops_keep_value_and_gradient(seed)
-
-
-@pytest.mark.parametrize("program", [passes.nested, passes.branches, passes.separate])
-def test_passes_change_no_number(program, monkeypatch):
-    run = lambda: jax.jit(jax.vmap(ppl.expect(program), (0, None)))(jr.split(KEY, 2), 0.7)
-    rewritten = run()
-    passes.without_passes(monkeypatch)
-    np.testing.assert_allclose(rewritten, run(), rtol=1e-9)
-
-
-# --- Refusals and numbers of expect, grad and seed ---------------------------------------------------------------
-
-plain = lambda p: ppl.bernoulli(p).sample() * 1.0
-coin = lambda p: flip(p, "enum")
-REFUSED = {
-    "no strategy": (lambda: ppl.grad(plain)(KEY, 0.3), ppl.StrategyError, "which has no strategy"),
-    "seed drops": (lambda: jax.grad(ppl.seed(plain), 1)(KEY, 0.3), ppl.StrategyError, "plain sampling would drop"),
-    "step": (
-        lambda: ppl.grad(lambda m: 1.0 * (normal(m, 1.0).sample() > 0))(KEY, 0.3),
-        ppl.UnsoundGradientError,
-        "discont|jump|compar",
-    ),
-    "seed, step": (
-        lambda: jax.grad(ppl.seed(lambda m: 1.0 * (normal(m, 1.0).sample() > 0)), 1)(KEY, 0.3),
-        ppl.UnsoundGradientError,
-        "discont|jump|compar",
-    ),
-    "moving support": (
-        lambda: ppl.grad(lambda t: ppl.uniform(0.0, t, grad=ppl.reinforce()).sample())(KEY, 2.0),
-        ppl.UnsoundGradientError,
-        "moves with its parameters",
-    ),
-    "too many values": (
-        lambda: ppl.grad(lambda p: flip(jnp.full(17, p), "enum").sum() ** 2)(KEY, 0.3),
-        ppl.StrategyError,
-        "too many joint values",
-    ),
-    "too many coins": (
-        lambda: ppl.grad(lambda p: sum(coin(p) for _ in range(17)) ** 2)(KEY, 0.3),
-        ppl.StrategyError,
-        "17 enumerated choices",
-    ),
-    "too many histories": (
-        lambda: ppl.grad(lambda p: lax.scan(lambda s, _: (s + coin(p) * s, None), 1.0, None, 17)[0])(KEY, 0.3),
-        ppl.StrategyError,
-        "reaches later steps",
-    ),
-    "integer": (lambda: ppl.expect(lambda p: ppl.bernoulli(p).sample())(KEY, 0.3), ppl.PPLError, "no expectation"),
-    "nothing": (lambda: ppl.expect(lambda p: None)(KEY, 0.3), ppl.PPLError, "returns nothing"),
-    "no pair": (lambda: ppl.expect(coin, has_aux=True)(KEY, 0.3), ppl.PPLError, "does not return a pair"),
-    "not scalar": (lambda: ppl.grad(lambda p: coin(p) * jnp.ones(2))(KEY, 0.3), ppl.PPLError, "not return a scalar"),
-    "no argument": (lambda: ppl.grad(coin, argnums=1)(KEY, 0.3), ppl.PPLError, "has no argument 1"),
-    "no argument behind": (lambda: ppl.grad(coin, argnums=-2)(KEY, 0.3), ppl.PPLError, "has no argument -2"),
-    "nothing to differentiate": (lambda: ppl.grad(lambda n: coin(0.3))(KEY, 3), ppl.PPLError, "nothing to diff"),
-    "no key": (lambda: ppl.expect(coin)(0.3), ppl.PPLError, "key"),
-    "no key for seed": (lambda: ppl.seed(coin)(0.3), ppl.PPLError, "key"),
-    "no key for grad": (lambda: ppl.grad(coin)(0.3), ppl.PPLError, "key"),
-    "jvp of one": (lambda: ppl.jvp(coin)(KEY, 0.3, 1.0), ppl.PPLError, "takes tuples"),
-    "jvp of two": (lambda: ppl.jvp(coin)(KEY, (0.3,), (1.0, 1.0)), ppl.PPLError, "takes tuples"),
-    "inner derivative": (
-        lambda: ppl.expect(lambda p: jax.grad(lambda q: normal(q, 1.0).sample())(p))(KEY, 0.3),
-        ppl.PPLError,
-        "derivative is taken",
-    ),
-    "plain call": (lambda: normal(0.0, 1.0).sample() + 1, ppl.PPLError, "give it a key"),
-    "endless noise": (lambda: ppl.exact_gradient(lambda m: normal(m, 1.0).sample())(0.3), ppl.StrategyError, "enumer"),
-    "strategy": (lambda: ppl.expect(lambda: normal(grad=3).sample())(KEY), ppl.StrategyError, "takes a strategy"),
-    "pathwise coin": (
-        lambda: ppl.expect(lambda p: ppl.bernoulli(p, grad=ppl.pathwise()).sample() * 1.0)(KEY, 0.3),
-        ppl.StrategyError,
-        "no derivative",
-    ),
-    "enumerated normal": (
-        lambda: ppl.expect(lambda p: normal(p, 1.0, grad=ppl.enum()).sample())(KEY, 0.3),
-        ppl.StrategyError,
-        "not finite",
-    ),
-    "integer auxiliary": (
-        lambda: ppl.expect(lambda p: (p, ppl.bernoulli(p, grad=ppl.enum()).sample()), has_aux=True)(KEY, 0.3),
-        ppl.StrategyError,
-        "not a float",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refusals(name):
-    run, kind, text = REFUSED[name]
-    with pytest.raises(kind, match=text):
-        run()
-
-
-def test_what_is_not_refused():
-    """Values alone, arguments without a derivative, detached and unchecked choices, the largest enumeration."""
-    assert float(ppl.expect(plain)(KEY, 0.3)) in (0.0, 1.0)
-    assert float(ppl.seed(plain)(KEY, 0.3)) in (0.0, 1.0)
-    assert float(ppl.grad(lambda p, q: q * plain(p), argnums=1)(KEY, 0.3, 1.0)) in (0.0, 1.0)
-    assert float(ppl.grad(lambda p: p**2 * plain(lax.stop_gradient(p)))(KEY, 0.5)) in (0.0, 1.0)
-    step = lambda m: 1.0 * (normal(m, 1.0, grad=ppl.pathwise(unchecked=True)).sample() > 0)
-    assert float(ppl.grad(step)(KEY, 0.3)) == 0.0
-    edge = lambda t: ppl.uniform(0.0, lax.stop_gradient(t), grad=ppl.reinforce()).sample() * t
-    assert 0 < float(ppl.grad(edge)(KEY, 2.0)) < 2
-    assert float(jax.grad(ppl.seed(lambda m: normal(m, 2.0).sample() * 3), 1)(KEY, 0.3)) == 3.0
-    large = lambda p: flip(jnp.full(10, p), "enum").sum() ** 2
-    np.testing.assert_allclose(ppl.grad(large)(KEY, 0.3), 10 + 2 * 90 * 0.3, rtol=1e-10)
-
-
-def test_arguments_of_gradients():
-    f = lambda p, tree: coin(p) * tree["w"] ** 2 * tree["n"] + tree["name"].count("a") * p
-    tree = {"w": jnp.array(2.0), "n": 3, "name": "aha"}
-    (value, (by_p, by_tree)) = ppl.value_and_grad(f, argnums=(0, 1))(KEY, 0.5, tree)
-    np.testing.assert_allclose([value, by_p, by_tree["w"]], [7.0, 14.0, 6.0], rtol=1e-12)
-    assert by_tree["n"] is by_tree["name"] is None
-    np.testing.assert_allclose(ppl.grad(f, argnums=-1)(KEY, 0.5, tree)["w"], 6.0, rtol=1e-12)
-    gradient, aux = ppl.grad(lambda p: (coin(p) * 2, (coin(p) + p, "kept")), has_aux=True)(KEY, 0.3)
-    np.testing.assert_allclose([gradient, aux[0]], [2.0, 0.6], rtol=1e-12)
-    assert aux[1] == "kept"
-    (value, aux), gradient = ppl.value_and_grad(lambda p: (coin(p) * 2, p), has_aux=True)(KEY, 0.3)
-    np.testing.assert_allclose([value, aux, gradient], [0.6, 0.3, 2.0], rtol=1e-12)
-    detached = jax.grad(lambda p: ppl.expect(lambda p: (coin(p), p**2), has_aux=True)(KEY, p)[1])(0.3)
-    assert float(detached) == 0.0
-    value, tangent = ppl.jvp(lambda p, q, n: coin(p) * q * n)(KEY, (0.3, 2.0, 3), (1.0, 0.5, None))
-    np.testing.assert_allclose([value, tangent], [1.8, 6.45], rtol=1e-12)
-    rows = ppl.hessian(lambda x: coin(x[0]) * x[1] ** 2)(KEY, jnp.array([0.3, 2.0]))
-    np.testing.assert_allclose(rows, [[0.0, 4.0], [4.0, 0.6]], rtol=1e-10, atol=1e-12)
-
-
-# --- Traces, densities and moves ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "program", "axes"), traces.SHAPES, ids=[row[0] for row in traces.SHAPES])
-def test_outer_axes_come_first(name, program, axes):
-    traces.test_outer_axes_come_first(name, program, axes)
-
-
-@gen
-def model(t):
-    """Every kind of choice: scalar, branches, scan, lanes, batch, a factor, a minibatch."""
-    a = ppl.bernoulli(t) @ "a"
-    y = lax.cond(a == 1, lambda: normal(t, 1.0) @ "y", lambda: 2 * (normal(0.0, 2.0) @ "w"))
-    state, _ = lax.scan(lambda s, x: ((normal(0.5 * s, x) @ "s"), None), y, jnp.array([1.0, 2.0, 0.5]), reverse=True)
-    b = jax.vmap(lambda x: lax.cond(x > t, lambda: normal(x, 1.0) @ "b", lambda: x))(jnp.array([0.1, 0.9]))
-    ppl.factor(-(state**2) * jnp.array([0.1, 0.2])) @ "f"
-    rows = ppl.subsample(4, 2, gen(lambda i: normal(1.0 * i, 1.0) @ "r"))
-    rows() @ "m"
-    return (ppl.categorical(jnp.ones((2, 3)) / 3) @ "c").sum() + b.sum()
-
-
-def log_normal(x, loc, scale):
-    return -0.5 * ((x - loc) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
-
-
-def density(choices, t):
-    """The log density of the model by hand: NumPy alone."""
-    a, s, b = float(choices["a"]), np.asarray(choices["s"]), np.asarray(choices["b"].value)
-    y = float(choices["y"].value) if a else float(choices["w"].value)
-    total = np.log(t if a else 1 - t) + (log_normal(y, t, 1.0) if a else log_normal(y, 0.0, 2.0))
-    before = np.array([s[1], s[2], y if a else 2 * y])
-    total += log_normal(s, 0.5 * before, np.array([1.0, 2.0, 0.5])).sum()
-    total += sum(log_normal(b[i], x, 1.0) for i, x in enumerate((0.1, 0.9)) if x > t)
-    total += -(s[0] ** 2) * 0.3 + 2 * np.log(1 / 3)
-    indices, r = np.asarray(choices["m"]["indices"]), np.asarray(choices["m"]["r"])
-    return total + np.log(1 / 12) + 2 * log_normal(r, indices, 1.0).sum()
-
-
-def example(a, t=0.4):
-    """A trace of the model."""
-    m = {"indices": jnp.array([1, 3]), "r": jnp.array([0.3, 2.0])}
-    made = jnp.array(a == 1)
-    given = {
-        **{"a": a, "s": jnp.array([0.2, -1.0, 0.7]), "c": jnp.array([2, 0]), "m": m},
-        **{"y": ppl.Masked(jnp.where(made, 0.6, 0.0), made), "w": ppl.Masked(jnp.where(made, 0.0, -0.8), ~made)},
-        "b": ppl.Masked(jnp.array([0.0, 1.3]), jnp.array([False, True])),
-    }
-    return given, float(model.log_density(given, t))
-
-
-@pytest.mark.parametrize("a", [0, 1])
-def test_densities_by_hand(a):
-    given, log_density = example(a)
-    np.testing.assert_allclose(log_density, density(given, 0.4), rtol=1e-6)
-    trace, log_weight = model.generate(KEY, given, 0.4)
-    np.testing.assert_allclose([log_weight, trace.log_density], [log_density] * 2, rtol=1e-9)
-    wrong = dict(given, b=ppl.Masked(jnp.array([0.5, 1.3]), jnp.array([True, True])))
-    assert float(model.log_density(wrong, 0.4)) == -np.inf
-    weights = {"s": jnp.array([1.0, 2.0, 3.0]), "a": 0.5}
-    scaled = ppl.scale(model, weights).log_density(given, 0.4)
-    s, y = np.asarray(given["s"]), 0.6 if a else -1.6
-    steps = log_normal(s, 0.5 * np.array([s[1], s[2], y]), np.array([1.0, 2.0, 0.5]))
-    extra = steps @ np.array([0.0, 1.0, 2.0]) - 0.5 * np.log(0.4 if a else 0.6)
-    np.testing.assert_allclose(scaled, log_density + extra, rtol=1e-6)
-
-
-@pytest.mark.parametrize("a", [0, 1])
-def test_moves_by_hand(a):
-    given, log_density = example(a)
-    trace, _ = model.generate(KEY, given, 0.4)
-    np.testing.assert_allclose(model.project(trace, "*"), log_density, rtol=1e-9)
-    parts = [float(model.project(trace, name)) for name in ("a", "y", "w", "s", "b", "c", "m/*", "f")]
-    np.testing.assert_allclose(sum(parts), log_density, rtol=1e-9)
-    np.testing.assert_allclose(parts[-1], -(0.2**2) * 0.3, rtol=1e-6)
-    np.testing.assert_allclose(model.project(trace, "c"), 2 * np.log(1 / 3), rtol=1e-6)
-    new, log_weight, discarded = model.update(KEY, trace, {"s": jnp.array([0.5, -0.3, 0.1])})
-    changed = dict(given, s=jnp.array([0.5, -0.3, 0.1]))
-    np.testing.assert_allclose(log_weight, density(changed, 0.4) - log_density, rtol=1e-5)
-    np.testing.assert_array_equal(discarded["s"], given["s"])
-    _, back, _ = model.update(KEY, new, discarded)
-    np.testing.assert_allclose(back, -log_weight, rtol=1e-9)
-    partly = ppl.Masked(jnp.array([9.0, 0.0, 9.0]), jnp.array([False, True, False]))
-    new, log_weight, _ = model.update(KEY, trace, {"s": partly})
-    np.testing.assert_array_equal(new["s"], [0.2, 0.0, 0.7])
-    np.testing.assert_allclose(log_weight, density(new.choices, 0.4) - log_density, rtol=1e-5)
-    new, log_weight, discarded = model.update(KEY, trace, {"a": 1 - a})
-    drawn = float(new["y"].value) if not a else float(new["w"].value)
-    plain = log_normal(drawn, 0.4, 1.0) if not a else log_normal(drawn, 0.0, 2.0)
-    np.testing.assert_allclose(log_weight, density(new.choices, 0.4) - log_density - plain, rtol=1e-5)
-    assert bool(discarded["y"].mask) == bool(a)
-    assert bool(discarded["w"].mask) != bool(a)
-    new, log_weight, discarded = model.update(KEY, trace, {}, 0.05)
-    lost = log_normal(float(new["b"].value[0]), 0.1, 1.0)
-    np.testing.assert_allclose(log_weight, density(new.choices, 0.05) - log_density - lost, rtol=1e-5)
-    new, log_weight, discarded = model.regenerate(KEY, trace, ("s", "c"))
-    before = np.array([0.0, 0.0, 0.6 if a else -1.6])
-    law = lambda s: log_normal(s, 0.5 * np.array([s[1], s[2], before[2]]), np.array([1.0, 2.0, 0.5])).sum()
-    old, drawn = np.asarray(given["s"]), np.asarray(new["s"])
-    expected = density(new.choices, 0.4) - log_density - law(drawn) + law(old)
-    np.testing.assert_allclose(log_weight, expected, rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(discarded["s"], given["s"])
-    assert not any(np.asarray(discarded[path].mask).any() for path in discarded if path not in ("s", "c"))
-    with pytest.raises(ppl.AddressError, match="beside choices made for the old ones"):
-        model.update(KEY, trace, {"m": {"indices": jnp.array([0, 1])}})
-    with pytest.raises(ppl.AddressError):
-        model.regenerate(KEY, trace, "q")
-    with pytest.raises(ppl.PPLError, match="unnormalised"):
-        model.simulate(KEY, 0.4)
-
-
-@pytest.mark.parametrize("name", ["z", "q"])
-def test_densities_under_lanes_of_scans(name):
-    """Values and weights are handed to the lanes and steps to which they belong, in any order of nesting."""
-    walk = lambda start: lax.scan(lambda s, x: (normal(s, x) @ name, None), start, jnp.array([1.0, 2.0, 0.5]))[0]
-    grid = gen(lambda: jax.vmap(walk)(jnp.array([0.3, -0.4])))
-    z = np.arange(6.0).reshape(2, 3) / 7
-    before = np.concatenate([[[0.3], [-0.4]], z[:, :-1]], 1)
-    by_hand = log_normal(z, before, np.array([1.0, 2.0, 0.5]))
-    np.testing.assert_allclose(grid.log_density({name: z}), by_hand.sum(), rtol=1e-6)
-    weights = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]])
-    scaled = ppl.scale(grid, {name: weights}).log_density({name: z})
-    np.testing.assert_allclose(scaled, (weights * by_hand).sum(), rtol=1e-6)
-    some = ppl.Masked(jnp.asarray(z), jnp.array([[True, False, True], [False, True, True]]))
-    trace, log_weight = grid.generate(KEY, {name: some})
-    found = np.asarray(trace[name])
-    np.testing.assert_allclose(found[np.asarray(some.mask)], z[np.asarray(some.mask)], rtol=1e-6)
-    before = np.concatenate([[[0.3], [-0.4]], found[:, :-1]], 1)
-    known = (log_normal(found, before, np.array([1.0, 2.0, 0.5])) * np.asarray(some.mask)).sum()
-    np.testing.assert_allclose(log_weight, known, rtol=1e-6)
-
-
-def test_support_and_dtypes():
-    """Densities at the edge and outside of the support, of floats under discrete choices, with finite gradients."""
-    coin = ppl.bernoulli(0.3)
-    np.testing.assert_allclose(np.exp(coin.log_prob(jnp.array([1.0, 0.0, 0.5, 2.0]))), [0.3, 0.7, 0.0, 0.0], rtol=1e-6)
-    gradient = jax.grad(lambda x: jnp.where(x > 0, ppl.gamma(2.0, 1.0).log_prob(x), 0.0))(-1.0)
-    assert np.isfinite(gradient)
-    assert float(ppl.gamma(2.0, 1.0).log_prob(-1.0)) == -np.inf
-    assert float(ppl.poisson(2.0).log_prob(2.0**40)) == -np.inf
-    batch = ppl.multivariate_normal(jnp.zeros((2, 3)), jnp.eye(3)).log_prob(jnp.ones((2, 3)))
-    np.testing.assert_allclose(batch, [-1.5 - 1.5 * np.log(2 * np.pi)] * 2, rtol=1e-6)
-    draw = jax.vmap(lambda p: ppl.categorical(jnp.stack([p, 1 - p])).sample(), axis_size=3)
-    values = ppl.seed(lambda: draw(jnp.array([0.0, 1.0, 0.0])))(KEY)
-    assert values.dtype == jnp.int32
-    np.testing.assert_array_equal(values, [1, 0, 1])
