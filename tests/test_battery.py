@@ -482,6 +482,112 @@ def test_arguments_of_gradients():
     np.testing.assert_allclose(rows, [[0.0, 4.0], [4.0, 0.6]], rtol=1e-10, atol=1e-12)
 
 
+# --- Corners that mutants showed ---------------------------------------------------------------------------------
+
+
+def mean_by_outcomes(law, size, p):
+    """Sum a function of coins over all outcomes, as a function of their common probability."""
+    rows = list(itertools.product((0.0, 1.0), repeat=size))
+    return sum(law(np.array(bits)) * p ** sum(bits) * (1 - p) ** (size - sum(bits)) for bits in rows)
+
+
+def backwards(p, flip):
+    """Histories: every step reads the weighted sum of the steps after it."""
+    final, ys = lax.scan(lambda s, w: (s + w * flip(p), s * s), 0.1, jnp.asarray(W3), reverse=True)
+    return final**2 + (ys * jnp.array([1.0, 2.0, 5.0])).sum()
+
+
+def backwards_law(b):
+    sums = 0.1 + np.cumsum((W3 * b)[::-1])
+    return sums[-1] ** 2 + 5 * 0.1**2 + 2 * sums[0] ** 2 + sums[1] ** 2
+
+
+CORNERS = {
+    "histories backwards": (backwards, backwards_law, 3),
+    "divided by a choice": (
+        lambda p, flip: 1 / (1 + flip(p)) + 2 / (1 + flip(p)),
+        lambda b: (np.r_[1, 2] / (1 + b)).sum(),
+        2,
+    ),
+    "selected by a choice": (
+        lambda p, flip: (lambda x, y: jnp.where(x > 0.5, c(y), 2.0 * y))(flip(p), flip(p)),
+        lambda b: c(b[1]) if b[0] else 2.0 * b[1],
+        2,
+    ),
+    "vector": (lambda p, flip: (jnp.array([1.0, 2.0]) * flip(p) ** 2)[1], lambda b: 2.0 * b[0], 1),
+}
+
+
+@pytest.mark.parametrize("strategy", [reinforce(), ppl.enum(), mvd()], ids=str)
+@pytest.mark.parametrize("name", CORNERS)
+def test_means_of_corners(name, strategy):
+    program, law, size = CORNERS[name]
+    exact = ppl.exact_gradient(lambda p: program(p, flips(strategy)))(0.3)
+    np.testing.assert_allclose(exact.value, mean_by_outcomes(law, size, 0.3), rtol=1e-10)
+    slope = (mean_by_outcomes(law, size, 0.3 + 1e-5) - mean_by_outcomes(law, size, 0.3 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(exact.gradient, slope, rtol=1e-7)
+
+
+def test_lanes_are_baselines_within_each_step():
+    def program(p):
+        def step(carry, w):
+            angle, total = carry
+            x = jax.vmap(flips(reinforce(leave_one_out_lanes())))(jnp.full(2, p * jnp.cos(angle)))
+            return (jnp.sin(angle + 1), total + w * ((x + 0.5) ** 2).sum()), None
+
+        return lax.scan(step, (0.1, 0.0), jnp.array([1.0, 2.0]))[0][1]
+
+    exact = ppl.exact_gradient(program)(0.3)
+    np.testing.assert_allclose(exact.gradient, 4 * (np.cos(0.1) + 2 * np.cos(np.sin(1.1))), rtol=1e-10)
+
+
+def test_loops_beside_a_checkpoint_are_taken_apart():
+    def program(x):
+        y = jax.checkpoint(lambda u: normal(u, 1.0).sample())(x)
+        return lax.scan(lambda carry, z: (carry, normal(z, 1.0).sample()), y, jnp.arange(3.0))[1].sum()
+
+    assert passes.count(passes.vectorise(passes.staged(program, 0.3)), passes.jaxprs.scan_p) == 0
+
+
+def test_checks_are_for_lanes_that_take_the_branch():
+    lane = lambda s: lax.cond(s > 0, lambda: normal(0.0, s).log_prob(0.3), lambda: 0.0)
+    with ppl.checks():
+        assert np.isfinite(ppl.seed(lambda: jax.vmap(lane)(jnp.array([1.0, -1.0])).sum())(KEY))
+        with pytest.raises((ppl.SupportError, RuntimeError)):
+            jax.block_until_ready(
+                ppl.seed(lambda s: lane(s * s - 2))(KEY, 2.0) + ppl.seed(lambda: normal(0.0, -1.0).log_prob(0.3))(KEY)
+            )
+
+
+def test_vectors_that_some_lanes_make():
+    lane = lambda m, x: lax.cond(
+        x > 0,
+        lambda: ppl.multivariate_normal(m * jnp.ones(3), jnp.eye(3), grad=leave_one_out()).sample().sum(),
+        lambda: 0.0,
+    )
+    program = lambda m: jax.vmap(lambda x: lane(m, x))(jnp.array([1.0, -1.0])).sum()
+    assert np.isfinite(ppl.grad(program)(KEY, 0.3))
+
+
+def test_parameters_that_leave_a_moving_support_where_it_is():
+    scored = lambda t: ppl.pareto(1.0, t, grad=ppl.reinforce()).sample()
+    assert np.isfinite(ppl.grad(scored)(KEY, 3.0))
+    with pytest.raises(ppl.UnsoundGradientError):
+        ppl.grad(lambda t: ppl.pareto(t, 3.0, grad=ppl.reinforce()).sample())(KEY, 1.0)
+
+
+def test_nested_calls_keep_their_densities():
+    """Also of minibatches, deeper in, and in lanes with any axis in front."""
+    given, log_density = example(1)
+    outer = gen(lambda t: model(t) @ "o")
+    np.testing.assert_allclose(outer.log_density({"o": given}, 0.4), log_density, rtol=1e-9)
+    inner = gen(lambda x: (normal(x, 1.0) @ "z").sum())
+    lanes = gen(lambda x: jax.vmap(lambda row: inner(row) @ "in", in_axes=1)(x).sum())
+    x, z = np.arange(6.0).reshape(2, 3), np.ones((3, 2))
+    expected = log_normal(z, x.T, 1.0).sum()
+    np.testing.assert_allclose(lanes.log_density({"in": {"z": z}}, jnp.asarray(x)), expected, rtol=1e-6)
+
+
 # --- Means of all constructs -------------------------------------------------------------------------------------
 
 LADDER = [
