@@ -559,6 +559,16 @@ def test_checks_are_for_lanes_that_take_the_branch():
             )
 
 
+def test_all_values_of_other_families_are_summed():
+    binomial = lambda p: (ppl.binomial(3, p, grad=ppl.enum()).sample() + 1.0) ** 2
+    value, gradient = ppl.value_and_grad(binomial)(KEY, 0.3)
+    np.testing.assert_allclose([value, gradient], [1.9**2 + 3 * 0.21, 2 * 1.9 * 3 + 3 * 0.4], rtol=1e-9)
+    mixed = lambda a: ppl.beta_binomial(a, 2.0, 3, grad=ppl.enum()).sample() * 1.0
+    np.testing.assert_allclose(ppl.value_and_grad(mixed)(KEY, 1.5), [4.5 / 3.5, 6 / 3.5**2], rtol=1e-6)
+    uniform = lambda p: p * ppl.discrete_uniform(2, 4, grad=ppl.enum()).sample() ** 2
+    np.testing.assert_allclose(ppl.value_and_grad(uniform)(KEY, 0.3), [0.3 * 29 / 3, 29 / 3], rtol=1e-6)
+
+
 def test_vectors_that_some_lanes_make():
     lane = lambda m, x: lax.cond(
         x > 0,

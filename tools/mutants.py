@@ -40,6 +40,22 @@ CORE = """
     ppl/family.py ppl/draws.py ppl/passes/*.py ppl/strategies/*.py estimators/strategies/**/*.py
 """.split()
 
+# Tests that are run first for a mutant of these files: they are its likeliest killers.
+LIKELY = {
+    "ppl/analysis/rules.py": ["depend_on_the_lanes"],
+    "ppl/analysis/positions.py": ["depend_on_the_lanes"],
+    "ppl/passes/": ["beside_a_checkpoint", "leaves_a_loop", "deterministic_loops"],
+    "ppl/transforms/direct.py": ["corners", "baselines", "direct"],
+    "ppl/transforms/tails.py": ["corners", "vectors", "direct"],
+    "ppl/transforms/evaluate": ["corners", "arguments"],
+    "ppl/transforms/run.py": ["by_hand[", "densities", "moves", "axes_come"],
+    "ppl/transforms/update.py": ["moves"],
+    "ppl/transforms/": ["refus", "arguments"],
+    "ppl/strategies/": ["refus", "baselines"],
+    "ppl/family.py": ["support", "densities"],
+    "estimators/": ["baselines", "common_cost", "sampled", "direct"],
+}
+
 
 @dataclasses.dataclass
 class Verdict:
@@ -63,10 +79,15 @@ def sample(seed: int, count: int) -> list[Mutant]:
 
 
 class Pulse:
-    """A plugin of pytest that touches a file whenever a test has ended."""
+    """A plugin of pytest that touches a file whenever a test has ended, and runs likely killers first."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, mutated: str):
         self.file = file
+        self.first = next((words for start, words in LIKELY.items() if mutated.startswith(start)), [])
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        """Put the likeliest killers first."""
+        items.sort(key=lambda item: not any(word in item.name for word in self.first))
 
     def pytest_runtest_logreport(self, report) -> None:
         """Show that there is life."""
@@ -88,17 +109,17 @@ class Copy:
         source = file.read_bytes()
         self._write(file, mutant.apply(source))
         try:
-            return self.run()
+            return self.run(mutant.file)
         finally:
             self._write(file, source)
 
-    def run(self) -> Verdict:
+    def run(self, mutated: str = "") -> Verdict:
         """Run the battery until its first failure, in a process of its own."""
         start = time.monotonic()
         log = self.folder / "log.txt"
         child = os.fork()  # JAX and the other libraries are loaded already, but have started no threads.
         if not child:
-            self._in_child(log)
+            self._in_child(log, mutated)
         status = self._wait(child, log)
         seconds = time.monotonic() - start
         if status is None:
@@ -109,7 +130,7 @@ class Copy:
         failed = re.search(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", output, re.MULTILINE)
         return Verdict("killed", seconds, failed[1] if failed else " ".join(output[-300:].split()))
 
-    def _in_child(self, log: Path) -> NoReturn:
+    def _in_child(self, log: Path, mutated: str) -> NoReturn:
         """Run pytest on the copy, and end this process."""
         code = 70  # Of a process that could not even start pytest.
         try:
@@ -119,7 +140,7 @@ class Copy:
             os.dup2(descriptor, 2)
             os.chdir(self.folder)
             sys.path[0] = str(self.folder)
-            code = int(pytest.main([*BATTERY, *OPTIONS], plugins=[Pulse(log)]))
+            code = int(pytest.main([*BATTERY, *OPTIONS], plugins=[Pulse(log, mutated)]))
         finally:
             os._exit(code)
 
