@@ -528,6 +528,30 @@ def test_means_of_corners(name, strategy):
     np.testing.assert_allclose(exact.gradient, slope, rtol=1e-7)
 
 
+@pytest.mark.parametrize("strategy", [reinforce(), ppl.enum()], ids=str)
+def test_stacked_states_of_a_recurrence(strategy):
+    """Each step's result depends on this step's choice and on those before it, through a carry that is no sum."""
+
+    def program(theta):
+        def step(state, _):
+            state = flips(strategy)(theta[0] * (0.5 + 0.2 * state)) + 0.5 * state**2
+            return state, state
+
+        return ((jnp.array([1.0, 2.0, 0.5]) * lax.scan(step, 0.0, None, 3)[1] + theta[1]) ** 2).sum()
+
+    def law(draws, theta):
+        state, total = 0.0, 0.0
+        for weight in (1.0, 2.0, 0.5):
+            state = draws.coin(theta[0] * (0.5 + 0.2 * state)) + 0.5 * state**2
+            total = total + (weight * state + theta[1]) ** 2
+        return total
+
+    value, gradient = enumerate_law(law, CASE_THETA)
+    exact = ppl.exact_gradient(program)(jnp.asarray(CASE_THETA))
+    np.testing.assert_allclose(exact.value, value, rtol=1e-10)
+    np.testing.assert_allclose(exact.gradient, gradient, rtol=1e-10)
+
+
 def test_lanes_are_baselines_within_each_step():
     def program(p):
         def step(carry, w):

@@ -49,6 +49,7 @@ class Mutant:
         before: What stands there.
         after: What takes its place.
         text: The line.
+        place: Offset in this line.
     """
 
     file: str
@@ -59,6 +60,7 @@ class Mutant:
     before: str
     after: str
     text: str
+    place: int
 
     def apply(self, source: bytes) -> bytes:
         """Return the changed file."""
@@ -68,7 +70,8 @@ class Mutant:
     def name(self) -> str:
         """What stays the same when lines move."""
         squeeze = lambda text: " ".join(text.split())
-        return f"{self.file} | {self.text} | {self.operator} | {squeeze(self.before)} -> {squeeze(self.after)}"
+        change = f"{squeeze(self.before)} -> {squeeze(self.after)}"
+        return f"{self.file} | {self.text} | {self.operator} at {self.place} | {change}"
 
 
 def mutants_of(file: str, source: bytes) -> list[Mutant]:
@@ -77,8 +80,9 @@ def mutants_of(file: str, source: bytes) -> list[Mutant]:
     for operator, start, stop, after in _Finder(source).changes():
         before = source[start:stop].decode()
         line = source[:start].count(b"\n") + 1
-        text = source.split(b"\n")[line - 1].decode().strip()
-        mutant = Mutant(file, line, operator, start, stop, before, after, text)
+        text = source.split(b"\n")[line - 1].decode()
+        place = start - source.rfind(b"\n", 0, start) - 1 - (len(text) - len(text.lstrip()))
+        mutant = Mutant(file, line, operator, start, stop, before, after, text.strip(), place)
         if _differs(source, mutant):
             found.append(mutant)
     return sorted(set(found))
