@@ -573,6 +573,21 @@ def test_loops_beside_a_checkpoint_are_taken_apart():
     assert passes.count(passes.vectorise(passes.staged(program, 0.3)), passes.jaxprs.scan_p) == 0
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_carries_to_which_every_step_adds_the_same(reverse):
+    def program(p):
+        step = lambda carry, x: ((carry[0] + p, carry[1] - p), (normal(x, 0.0).sample() * carry[0], carry[1], p))
+        (up, down), (ys, zs, ps) = lax.scan(step, (0.5, p), jnp.array([1.0, 2.0, 4.0]), reverse=reverse)
+        return up, down, ys, zs, ps
+
+    up, down, ys, zs, ps = ppl.seed(program)(KEY, 0.3)
+    counts = np.array([2.0, 1.0, 0.0]) if reverse else np.arange(3.0)
+    np.testing.assert_allclose([up, down], [1.4, -0.6], rtol=1e-9)
+    np.testing.assert_allclose(ys, np.array([1.0, 2.0, 4.0]) * (0.5 + 0.3 * counts), rtol=1e-9)
+    np.testing.assert_allclose(zs, 0.3 - 0.3 * counts, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(ps, [0.3] * 3, rtol=1e-9)
+
+
 def test_checks_are_for_lanes_that_take_the_branch():
     lane = lambda s: lax.cond(s > 0, lambda: normal(0.0, s).log_prob(0.3), lambda: 0.0)
     with ppl.checks():
