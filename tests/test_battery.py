@@ -637,6 +637,36 @@ def test_nested_calls_keep_their_densities():
     np.testing.assert_allclose(lanes.log_density({"in": {"z": z}}, jnp.asarray(x)), expected, rtol=1e-6)
 
 
+def test_parameters_beside_scanned_ones_let_a_choice_leave_its_loop():
+    def program(p):
+        return lax.scan(lambda c, x: (c + normal(p * x, 1.0).sample(), None), 0.0, jnp.arange(3.0))[0]
+
+    assert passes.count(passes.vectorise(passes.staged(program, 0.3)), passes.jaxprs.scan_p) == 0
+
+
+@gen
+def leaf(j, i):
+    normal(1.0 * j + i, 1.0) @ "t"
+
+
+@gen
+def branch(i):
+    normal(1.0 * i, 1.0) @ "m"
+    ppl.subsample(3, 1, leaf)(i) @ "inner"
+
+
+def test_minibatches_inside_minibatches_weigh_each_level():
+    """2 of 4 and, in each, 1 of 3: densities inside count twice, those further inside six times."""
+    program = gen(lambda: ppl.subsample(4, 2, branch)() @ "outer")
+    outer, inner = np.array([2, 1]), np.array([[1], [0]])
+    m, t = np.array([1.1, 1.7]), np.array([[3.2], [1.6]])
+    choices = {"outer": {"indices": outer, "m": m, "inner": {"indices": inner, "t": t}}}
+    log_normal = lambda z: -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+    indices = -np.log(12) - 2 * 2 * np.log(3)
+    inside = 2 * log_normal(m - outer).sum() + 6 * log_normal(t - inner - outer[:, None]).sum()
+    np.testing.assert_allclose(program.log_density(choices), indices + inside, rtol=1e-5)
+
+
 # --- Means of all constructs -------------------------------------------------------------------------------------
 
 LADDER = [
