@@ -1,7 +1,7 @@
 """Size of the program and time to compile it, for short and for very long loops.
 
-Run `python -m bench.compile_growth`: a JSON row for each program, with the equations of the traced value and gradient at
-50 and at 50,000 steps (they should be equal) and the ratio of CPU seconds to trace and compile (medians of 5 fresh runs,
+Run `python -m bench.compile_growth`: a JSON row for each program, with the equations of the traced value and gradient
+at 50 and at 50,000 steps (they should be equal) and the ratio of CPU seconds to trace and compile (medians of 5 runs,
 taken in turn).
 """
 
