@@ -236,7 +236,9 @@ def test_a_density_counts_as_what_it_stands_for():
     assert found.approximate == ()
 
 
-def _walk(length):
+def _walk(length, memory):
+    """Count a random walk under a guide whose steps look back (and stay a loop) or do not (and leave theirs)."""
+
     @gen
     def model(params):
         def step(z, _):
@@ -248,7 +250,11 @@ def _walk(length):
 
     @gen
     def guide(params, observed):
-        lax.scan(lambda c, row: (c, normal(row[0], jnp.exp(row[1])) @ "z"), 0.0, (params["loc"], params["log_scale"]))
+        def step(z, row):
+            z = normal(memory * z + row[0] if memory else row[0], jnp.exp(row[1])) @ "z"
+            return z, None
+
+        lax.scan(step, 0.0, (params["loc"], params["log_scale"]))
 
     from estimators import elbo
 
@@ -258,9 +264,15 @@ def _walk(length):
 
 
 def test_the_size_of_a_program_does_not_grow_with_its_loops_and_its_costs_do_linearly():
-    short, long = _walk(50), _walk(50_000)
+    short, long = _walk(50, 0.5), _walk(50_000, 0.5)
     assert short.equations == long.equations
     assert growth([50, 50_000], [short.executed, long.executed]) == pytest.approx(1, abs=0.01)
+    assert growth([50, 50_000], [short.flops, long.flops]) == pytest.approx(1, abs=0.01)
+
+
+def test_steps_that_do_not_look_back_leave_no_loop():
+    short, long = _walk(50, 0.0), _walk(50_000, 0.0)
+    assert short.equations == long.equations == long.executed == short.executed
     assert growth([50, 50_000], [short.flops, long.flops]) == pytest.approx(1, abs=0.01)
 
 
