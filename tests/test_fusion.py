@@ -199,6 +199,15 @@ def test_chains_give_the_enumerated_mean_whatever_leaves_the_scan(name):
     np.testing.assert_allclose(gradient, expected[1], rtol=1e-9)
 
 
+def test_an_auxiliary_result_that_mixes_steps_has_its_mean():
+    """The costs keep steps apart, the auxiliary result does not: the marginals of single steps would not do."""
+    both = lambda logits: walk(logits, 5, lambda last, values: (((values + 0.5) ** 3).sum(), values.sum() ** 2))
+    alone = lambda logits: walk(logits, 5, COSTS["all"])
+    value, mean = ppl.expect(both, has_aux=True)(KEY, 0.7)
+    np.testing.assert_allclose(value, ppl.expect(lambda logits: walk(logits, 5, COSTS["each"]))(KEY, 0.7), rtol=1e-11)
+    np.testing.assert_allclose(mean, ppl.expect(alone)(KEY, 0.7), rtol=1e-11)
+
+
 def test_a_long_chain_with_costs_outside_is_not_written_out():
     value = ppl.expect(lambda logits: walk(logits, 2000, COSTS["each"]))(KEY, 0.7)
     assert np.isfinite(value)

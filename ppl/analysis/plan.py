@@ -72,10 +72,6 @@ class Plan:
         """Which pathwise choices are unsound: found out once it is asked for."""
         return smoothness(self.body, self.places, self.aux)
 
-    def joint_elements(self, site: Location) -> tuple[int, ...]:
-        """Return the axes of a site along which elements share costs."""
-        return self.mixed[site]
-
     def is_reverse(self, scan: Location) -> bool:
         """Tell whether a scan runs backwards."""
         body = self.body
@@ -141,9 +137,7 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     }
     flow = Dependence(modes).flow(body, [NONE] * len(body.invars))
     terms = find_terms(body, flow, list(aux), [not is_aux for is_aux in aux])
-    charges = list(_charges(terms, flow, ())) + [
-        ((), deps) for deps, is_aux in zip(flow.outs, aux, strict=True) if is_aux
-    ]
+    charges = _charges(terms, flow, aux)
     needed = {item for body, deps in charges for key in deps for item in _chain(key, body)}
     joint = {
         site: _joint_lanes(site, place, charges) for site, place in places.items() if modes.get(site) == "enumerate"
@@ -154,17 +148,24 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     if "enumerate" in modes.values():
         values = Dependence(modes, values=True).flow(body, [NONE] * len(body.invars))
         flow.attach(values)
-        apart = functools.partial(_steps_apart, places, list(_charges(terms, values, ())))
+        apart = functools.partial(_steps_apart, places, _charges(terms, values, aux))
         chains = find_chains(Scene(modes, places, apart), body, flow, values, terms)
     return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains, kept, mixed, tuple(aux))
 
 
-def _charges(terms: Terms, flow: Flow, body: Location) -> Iterator[tuple[Location, Deps]]:
-    """List the dependencies of every term, with the body in which it is."""
+def _charges(terms: Terms, flow: Flow, aux: Sequence[bool]) -> list[tuple[Location, Deps]]:
+    """List the dependencies of every term and auxiliary result, with the body in which it is."""
+    return [
+        *_term_charges(terms, flow, ()),
+        *(((), deps) for deps, is_aux in zip(flow.outs, aux, strict=True) if is_aux),
+    ]
+
+
+def _term_charges(terms: Terms, flow: Flow, body: Location) -> Iterator[tuple[Location, Deps]]:
     for var in terms.charged:
         yield body, flow.deps[var]
     for (index, number), inner in terms.inner.items():
-        yield from _charges(inner, flow.inner[index, number], (*body, index, number))
+        yield from _term_charges(inner, flow.inner[index, number], (*body, index, number))
 
 
 def _chain(key: Key, body: Location) -> Iterator[tuple[Location, Key]]:
@@ -237,15 +238,9 @@ def num_states(plan: Plan, site: Location) -> int:
     return num_values(place) ** math.prod(shape[axis] for axis in plan.joint[site])
 
 
-def largest_sum(plan: Plan) -> float:
+def largest_sum(plan: Plan) -> int:
     """Return the largest number of joint values over which one enumerated choice is summed."""
-    sites = [site for site, mode in plan.modes.items() if mode == "enumerate"]
-    shapes = {site: site_shape(plan.places[site].eqn) for site in sites}
-    logs = [
-        math.log(num_values(plan.places[site])) * math.prod(shapes[site][axis] for axis in plan.joint[site])
-        for site in sites
-    ]
-    return math.exp(min(max(logs, default=0.0), 700.0))
+    return max((num_states(plan, site) for site, mode in plan.modes.items() if mode == "enumerate"), default=1)
 
 
 def escapes(plan: Plan) -> list[tuple[Location, Location]]:

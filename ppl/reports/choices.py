@@ -173,7 +173,7 @@ def _direct(plan: Plan, place: Place, strategy) -> tuple[str, int | None]:
 
 def _element_sizes(plan: Plan, place: Place):
     shape = plan.shape_of(place.location, ())
-    return [shape[axis] for axis in plan.joint_elements(place.location)]
+    return [shape[axis] for axis in plan.mixed[place.location]]
 
 
 # --- Calls of k ---------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ class _Main:
             raise under_enumeration(place)
         costs, lanes = None, [axis for axis in range(steps, len(shape)) if shape[axis] > 1]
         if baseline.needs_costs:  # Elements that share costs are no baseline of each other.
-            apart = [axis for axis in lanes if axis not in self.plan.joint_elements(site)]
+            apart = [axis for axis in lanes if axis not in self.plan.mixed[site]]
             if lanes and not apart:
                 raise _shared_costs(place)
             costs, lanes = done.pull(along)[site], apart
@@ -194,7 +194,7 @@ class _Main:
         value = jnp.broadcast_to(jnp.asarray(value, out.dtype), (*shape, *event))
         fresh = self._fresh(key, calls, common, noise_key)
         one = functools.partial(self._cost, along, site, shape, value, fresh)
-        joint = self.plan.joint_elements(site)
+        joint = self.plan.mixed[site]
         if not joint:
             return one(jnp.ones(shape, bool), {})
         together = [shape[axis] for axis in joint]

@@ -43,7 +43,8 @@ def _params(eqn, vals: Sequence[Val]) -> dict[str, Any] | None:
     """Return the parameters with which an equation is bound on smaller operands."""
     name, params = eqn.primitive.name, eqn.primitive.get_bind_params(eqn.params)
     if is_elementwise(name):
-        return params
+        shapes = {val.uniform.shape[len(val.axes) :] for val in vals if val.uniform is not None}
+        return params if len(shapes) == 1 else None
     if name == "gather":
         numbers = params["dimension_numbers"]
         return None if numbers.operand_batching_dims else params

@@ -178,6 +178,28 @@ def test_a_chain_takes_the_square_of_its_states():
     assert growth([16, 32, 64], [states(count) for count in (16, 32, 64)]) < 2.1
 
 
+@pytest.mark.x64
+def test_lanes_that_mix_beside_lanes_that_do_not():
+    """One choice is summed jointly over its lanes, the other lane by lane; both meet in one operation."""
+
+    def program(p):
+        shared, apart = flip(jnp.full(3, p)), flip(jnp.full(3, 0.3))
+        both = jnp.where(apart == 1, shared, 2 * shared + 1) * (apart + shared)
+        return (both**2).sum() + shared.sum() ** 2
+
+    def mean(p):
+        each = sum(
+            (p if a else 1 - p) * (0.3 if b else 0.7) * ((a if b else 2 * a + 1) * (a + b)) ** 2
+            for a in (0, 1)
+            for b in (0, 1)
+        )
+        return 3 * each + 3 * p + 6 * p**2
+
+    value, gradient = ppl.value_and_grad(program)(KEY, 0.4)
+    np.testing.assert_allclose(value, mean(0.4), rtol=1e-12)
+    np.testing.assert_allclose(gradient, jax.grad(mean)(0.4), rtol=1e-12)
+
+
 LANES_OF_CHAINS = 5
 
 
