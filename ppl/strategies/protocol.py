@@ -56,8 +56,8 @@ class Strategy:
 
         Args:
             key: A PRNG key.
-            d: The choice's [`Distribution`][ppl.strategies.distribution.Distribution]: `sample(key)`, `log_prob(x)`, `params`,
-                `mean`, `support`, `shape`. Its parameters carry the tangents.
+            d: The choice's [`Distribution`][ppl.strategies.distribution.Distribution]: `sample(key)`, `log_prob(x)`,
+                `params`, `mean`, `support`, `shape`. Its parameters carry the tangents.
             k: Maps values of the choice (anything that broadcasts to `d.shape`) to the costs that depend on them, of
                 shape `d.shape`: lanes, batch elements and steps that share no cost are evaluated together, others one
                 by one. The costs have no tangents but those of the value.
