@@ -91,8 +91,8 @@ def location_of(key: Key) -> Location:
 
 
 def in_order(keys) -> list:
-    """Sort dependencies: a fixed order of evaluation."""
-    return sorted(keys, key=lambda key: (location_of(key), repr(key)))
+    """Sort dependencies: a fixed order of evaluation, the past before the present."""
+    return sorted(keys, key=lambda key: (location_of(key), not isinstance(root(key), Past), repr(key)))
 
 
 def is_inside(key: Key, here: Location) -> bool:

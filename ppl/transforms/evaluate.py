@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -111,20 +111,21 @@ class Evaluator:
         env: dict[Any, Val] = {var: Val(const) for var, const in zip(body.constvars, body.consts, strict=True)}
         for var, val in zip(body.invars, args, strict=True):
             env[var] = self._charged(val, flow, var) if var in terms.charged else val
-        read = lambda var: Val(var.val) if isinstance(var, jaxprs.Literal) else env[var]
-        for index, eqn in enumerate(body.eqns):
-            if any(terms.needs_raw(var) or var in terms.surrogate for var in eqn.outvars):
-                vals = [
-                    env.get(var, Val(None)) if not isinstance(var, jaxprs.Literal) else read(var) for var in eqn.invars
-                ]
-                outs = self._equation(index, eqn, flow, terms, vals)
-                env.update(zip(eqn.outvars, outs, strict=True))
-        outs = [read(var) if self._wanted(var, env) else Val(None) for var in body.outvars]
-        return [self._with_surrogate(val) if want else val for val, want in zip(outs, terms.out_surrogate, strict=True)]
+        self.walk(body, flow, terms, env, range(len(body.eqns)))
+        return self.results(body, terms, env)
 
-    @staticmethod
-    def _wanted(var, env) -> bool:
-        return isinstance(var, jaxprs.Literal) or var in env
+    def walk(self, body: jaxprs.Body, flow: Flow, terms: Terms, env: dict[Any, Val], indices: Iterable[int]) -> None:
+        """Evaluate what is needed of some equations; `env` holds what they read, and takes what they make."""
+        for index in indices:
+            eqn = body.eqns[index]
+            if terms.needs(eqn):
+                vals = [Val(v.val) if isinstance(v, jaxprs.Literal) else env.get(v, Val(None)) for v in eqn.invars]
+                env.update(zip(eqn.outvars, self._equation(index, eqn, flow, terms, vals), strict=True))
+
+    def results(self, body: jaxprs.Body, terms: Terms, env: dict[Any, Val]) -> list[Val]:
+        """Return what is needed of a body's results."""
+        outs = [Val(v.val) if isinstance(v, jaxprs.Literal) else env.get(v, Val(None)) for v in body.outvars]
+        return [self._with_surrogate(val) if want else val for val, want in zip(outs, terms.out_surrogate, strict=True)]
 
     @staticmethod
     def _with_surrogate(val: Val) -> Val:
@@ -140,9 +141,9 @@ class Evaluator:
         elif eqn.primitive in (jaxprs.jit_p, call_p):
             return self.child((*here, 0)).run(jaxprs.read_call(eqn), flow.inner[index, 0], terms.inner[index, 0], vals)
         elif eqn.primitive is jaxprs.scan_p:
-            from ppl.transforms.evaluate_scan import ScanEvaluator  # It evaluates its body with this class.
+            from ppl.transforms.evaluate_chain import scan_evaluator  # It evaluates its body with this class.
 
-            return ScanEvaluator(self, here, eqn, flow, terms, index).evaluate(vals)
+            return scan_evaluator(self, here, eqn, flow, terms, index).evaluate(vals)
         elif eqn.primitive is jaxprs.remat_p:
             outs = self._remat(here, eqn, flow.inner[index, 0], terms.inner[index, 0], vals)
         else:
@@ -334,11 +335,14 @@ class Evaluator:
         together = tuple(shape[axis] for axis in joint)
         values = joint_values(num_values(place), int(np.prod(together, dtype=int)))
         self.sizes[here] = states
-        axes_out = tuple(in_order({*axes, here}))
         probs = self.logs.probabilities(here, sorted_out, vals, axes)
-        weight = self._joint_weight(probs, values, [1 + len(axes) + axis for axis in joint])
-        weight = weight.reshape((states, *lead, *(1 if i in joint else size for i, size in enumerate(shape))))
-        self.weights[here] = Val(jnp.moveaxis(weight, 0, axes_out.index(here)), axes_out)
+        axes_out, at = probs.axes, probs.axes.index(here)
+        if joint:
+            weight = jnp.moveaxis(probs.raw, at, 0)
+            weight = self._joint_weight(weight, values, [1 + len(axes) + axis for axis in joint])
+            weight = weight.reshape((states, *lead, *(1 if i in joint else size for i, size in enumerate(shape))))
+            probs = Val(jnp.moveaxis(weight, 0, at), axes_out)
+        self.weights[here] = probs
         own = tuple(size if i in joint else 1 for i, size in enumerate(shape))
         uniform = (values.reshape((states, *own)) + sorted_out.spec.first_value()).astype(np.int32)
         table = spread(uniform, 1, shape)
@@ -350,8 +354,6 @@ class Evaluator:
     @staticmethod
     def _joint_weight(probs, values, joint: Sequence[int]):
         """Return the probability of joint values, in front; axes that are not joint stay."""
-        if not joint:
-            return probs
         probs = jnp.moveaxis(probs, joint, range(probs.ndim - len(joint), probs.ndim))
         probs = probs.reshape((*probs.shape[: probs.ndim - len(joint)], -1))
         factors = (probs[values[:, element], ..., element] for element in range(values.shape[1]))

@@ -1,7 +1,7 @@
 """Constants of enumeration: tables of values that are known when a program is traced, and what is read at them.
 
-`locs[k]`, for all values k of a choice at once, is a run of rows of `locs`: no gather in the value and, what costs more,
-no scatter in the derivative.
+`locs[k]`, for all values k of a choice at once, is a run of rows of `locs`: no gather in the value and, which would
+cost more, no scatter in the derivative.
 """
 
 from __future__ import annotations

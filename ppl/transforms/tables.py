@@ -26,8 +26,8 @@ class LogMasses:
     def __init__(self):
         self.known: dict[Any, tuple[Any, list, Val]] = {}
 
-    def probabilities(self, here, sorted_out, vals: Sequence[Val], axes: Axes):
-        """Return the probability of each value, with a leading axis of values; uniform where no choice is made.
+    def probabilities(self, here, sorted_out, vals: Sequence[Val], axes: Axes) -> Val:
+        """Return the probability of each value of a choice; uniform where it is not made.
 
         Args:
             here: The choice.
@@ -42,11 +42,14 @@ class LogMasses:
         missing = (1,) * (len(sorted_out.shape) - (probs.ndim - 1))
         probs = probs.reshape((probs.shape[0], *missing, *probs.shape[1:]))
         probs = jnp.broadcast_to(probs, (probs.shape[0], *sorted_out.shape))
-        if logs is not None:
-            out = tuple(in_order({*axes, here}))
-            self.known[here] = spec, list(vals), Val(jnp.moveaxis(probs, 0, out.index(here)), out)
-            return jnp.exp(probs)
-        return probs if sorted_out.mask is None else jnp.where(sorted_out.spread_mask(False), probs, 1 / len(probs))
+        if sorted_out.mask is not None:
+            probs = jnp.where(sorted_out.spread_mask(False), probs, 1 / len(probs))
+        out = tuple(in_order({*axes, here}))
+        val = Val(jnp.moveaxis(probs, 0, out.index(here)), out)
+        if logs is None:
+            return val
+        self.known[here] = spec, list(vals), val
+        return Val(jnp.exp(val.raw), out)
 
     def read(self, eqn, vals: Sequence[Val]) -> Val | None:
         """Return the density of all values of a choice under its own parameters; None, if an equation is not that."""
