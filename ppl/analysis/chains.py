@@ -102,7 +102,7 @@ def _may_chain(scene: Scene, site: Location, here: Location, flow: Flow, count: 
 
 
 def _waits_for_another(scene: Scene, site: Location, here: Location, flow: Flow) -> bool:
-    """Tell whether all steps depend on one enumerated choice outside: a message would have to be kept for each value."""
+    """Tell whether all steps depend on one enumerated choice outside: each of its values would need a message."""
     outside = [key for key in flow.sites[site] if not isinstance(key, Slice) and not is_inside(key, here)]
     return any(scene.modes[location_of(key)] == "enumerate" for key in outside)
 

@@ -34,6 +34,7 @@ from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
 from ppl.transforms.tables import LogMasses, evaluate_all, evaluate_uniform
+from ppl.transforms.trailing import evaluate_last, weigh_last
 from ppl.transforms.weighing import weigh
 
 
@@ -173,6 +174,8 @@ class Evaluator:
         if known is None and any(val.uniform is not None for val in vals):
             known = read_rows(eqn, vals) or self.logs.read(eqn, vals) or evaluate_all(eqn, vals)
             known = known or evaluate_uniform(eqn, vals)
+        if known is None:
+            known = evaluate_last(eqn, vals)
         if known is not None:
             return [known]
         raws, axes = under(lambda *raws: self._bind(eqn, raws), vals)
@@ -202,6 +205,11 @@ class Evaluator:
         """Sum a term over the joint values of its enumerated choices, if any, with their probabilities."""
         if not term.axes:
             return term.raw
+        keys = [key for key in deps if key in self.weights]
+        if len(keys) == 1 and not self.plan.leaves(keys[0], self.location):
+            pair = weigh_last(term, self.weights[keys[0]], deps[keys[0]])
+            if pair is not None:
+                return weigh(pair[0], term.axes, [Factor(None, Val(pair[1], term.axes))], at=-1)
         factors = self.factors(deps, term.raw.shape[len(term.axes) :], values)
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
         self.num_states(term.axes)

@@ -15,6 +15,7 @@ from ppl.analysis.dependence import in_order
 from ppl.analysis.rules import is_elementwise
 from ppl.primitives import Lane, density_p, view
 from ppl.transforms.axes import Axes, Val, under, union
+from ppl.transforms.trailing import of_last, with_last
 
 
 class LogMasses:
@@ -48,8 +49,9 @@ class LogMasses:
         val = Val(jnp.moveaxis(probs, 0, out.index(here)), out)
         if logs is None:
             return val
+        val = with_last(val)
         self.known[here] = spec, list(vals), val
-        return Val(jnp.exp(val.raw), out)
+        return Val(jnp.exp(val.raw), out) if val.last is None else of_last(jnp.exp(val.last), val.raw.shape[1:], out)
 
     def read(self, eqn, vals: Sequence[Val]) -> Val | None:
         """Return the density of all values of a choice under its own parameters; None, if an equation is not that."""
@@ -132,8 +134,12 @@ def evaluate_all(eqn, vals: Sequence[Val]) -> Val | None:
         log_probs = spec.log_probabilities(found.params)
         missing = (1,) * (len(found.shape) + 1 - log_probs.ndim)
         log_probs = log_probs.reshape(log_probs.shape[:1] + missing + log_probs.shape[1:])
+        small[:] = [log_probs.astype(eqn.outvars[0].aval.dtype)]
         return jnp.broadcast_to(log_probs, (len(log_probs), *found.shape)).astype(eqn.outvars[0].aval.dtype)
 
+    small: list[Any] = []
     raw, axes = under(score, operands)
+    if not axes:
+        return with_last(Val(raw, (site,)), jnp.moveaxis(small[0], 0, -1))
     out = tuple(in_order({*axes, site}))
     return Val(jnp.moveaxis(raw, len(axes), out.index(site)), out)

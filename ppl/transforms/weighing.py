@@ -13,7 +13,7 @@ from ppl.transforms.axes import Axes, Val
 from ppl.transforms.elimination import Factor, multiply
 
 
-def weigh(term: Any, axes: Axes, factors: Sequence[Factor]):
+def weigh(term: Any, axes: Axes, factors: Sequence[Factor], at: int = 0):
     """Sum a term over enumerated choices, one after the other, those first that fewest factors mention.
 
     A term that is infinite where the joint probability is 0 counts as 0, and has the derivative 0: it cannot happen.
@@ -22,6 +22,7 @@ def weigh(term: Any, axes: Axes, factors: Sequence[Factor]):
         term: The term, with one leading axis for each choice.
         axes: The choices.
         factors: Factors of their joint probability over these choices, broadcasting against the term's own axes.
+        at: Where the axis of a single choice stands, if not in front.
 
     Returns:
         The mean.
@@ -34,7 +35,7 @@ def weigh(term: Any, axes: Axes, factors: Sequence[Factor]):
         if groups[axis]:
             term = _against(multiply(groups[axis]), axes) * term
         left = [factor for factor in left if axis not in factor.val.axes]
-        term = term.sum(axes.index(axis))
+        term = term.sum(axes.index(axis) if at == 0 else at)
         axes.remove(axis)
     return functools.reduce(lambda total, factor: total * factor.val.raw, left, term)
 

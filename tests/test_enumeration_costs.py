@@ -1,0 +1,113 @@
+"""What enumeration takes beside hand-written JAX, counted; and that neither layout nor order of sums changes a number.
+
+Beyond the floors there is one thing in every cost: a test whether it is infinite where it has no probability (0 times
+infinity is 0 here): for each value of a choice two comparisons and a selection with their logic, and a selection in the
+derivative.
+"""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import ppl
+from bench.against_floors import pair
+from ppl import categorical, enum, normal
+from ppl.reports import costs
+from ppl.transforms import trailing
+
+KEY = jr.key(0)
+GUARD = 7
+"""Operations on an element for the test: at most so many, broadcasts of zeros included."""
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("name", ["mixture", "hmm"])
+def test_beyond_the_floor_there_is_only_the_test_for_infinite_costs(name, number):
+    floor = importlib.import_module(f"bench.floors.{name}")
+    size = floor.SIZES[number]
+    ours, theirs = (costs(function)(*args) for *functions, args in [pair(name, size)] for function in functions)
+    params, _ = floor.setup(KEY, **size)
+    elements = params["guide"].size
+    assert ours.transcendentals <= theirs.transcendentals + 1
+    assert ours.matmul_flops <= theirs.matmul_flops
+    assert ours.flops - theirs.flops <= GUARD * elements + 0.02 * theirs.flops
+    assert ours.executed <= 1.3 * theirs.executed
+    assert ours.random_words == 0
+
+
+def mixture(params):
+    """Cost of a choice for each row of logits, of several kinds."""
+    k = jax.vmap(lambda logits: categorical(logits=logits, grad=enum()).sample())(params["logits"])
+    points = jnp.linspace(-1.0, 1.0, len(params["logits"]))
+    x = normal(params["locs"][k], jnp.exp(params["scale"])).log_prob(points)
+    prior = categorical(logits=params["prior"]).log_prob(k)
+    own = categorical(logits=params["logits"]).log_prob(k)
+    return jnp.where(k > 1, x + prior, 2.0 * x).sum() - own.sum() + jnp.sin(params["locs"][k] * points).sum()
+
+
+def by_hand(params):
+    logits = params["logits"]
+    q, k = jax.nn.softmax(logits), jnp.arange(logits.shape[1])
+    points = jnp.linspace(-1.0, 1.0, len(logits))[:, None]
+    z = (points - params["locs"]) / jnp.exp(params["scale"])
+    x = -(z**2) / 2 - params["scale"] - jnp.log(2 * jnp.pi) / 2
+    prior = jax.nn.log_softmax(params["prior"])
+    cost = jnp.where(k > 1, x + prior, 2.0 * x) - jax.nn.log_softmax(logits) + jnp.sin(params["locs"] * points)
+    return (q * cost).sum()
+
+
+def mixture_params(values, lanes):
+    keys = jr.split(KEY, 3)
+    return {
+        "logits": jr.normal(keys[0], (lanes, values)),
+        "locs": jr.normal(keys[1], (values,)),
+        "prior": jr.normal(keys[2], (values,)),
+        "scale": jnp.asarray(0.3),
+    }
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize(("values", "lanes"), [(3, 5), (8, 5), (12, 1), (9, 9)])
+def test_few_and_many_values_are_exact_to_second_order(values, lanes):
+    params = mixture_params(values, lanes)
+    ours = lambda params: ppl.expect(mixture)(KEY, params)
+    np.testing.assert_allclose(ours(params), by_hand(params), rtol=1e-12)
+    for derivative in (jax.grad, lambda f: lambda params: jax.jvp(jax.grad(f), (params,), (params,))[1]):
+        both = derivative(ours)(params), derivative(by_hand)(params)
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12), *both)
+
+
+@pytest.mark.x64
+def test_many_values_keep_their_axis_last(monkeypatch):
+    lead = lambda: {
+        eqn.outvars[0].aval.shape
+        for eqn in jax.make_jaxpr(ppl.value_and_grad(mixture))(KEY, mixture_params(9, 5)).eqns
+        if eqn.primitive.name in ("exp", "select_n", "mul")
+    }
+    assert (5, 9) in lead()
+    assert (9, 5) not in lead()
+    monkeypatch.setattr(trailing, "MANY_VALUES", 10)
+    assert (9, 5) in lead()
+
+
+@pytest.mark.x64
+def test_an_impossible_value_of_infinite_cost_does_not_count():
+    params = mixture_params(9, 4)
+    params["logits"] = params["logits"].at[:, 0].set(-jnp.inf)
+    params["prior"] = params["prior"].at[0].set(-jnp.inf)
+    less = {name: leaf[..., 1:] if leaf.ndim else leaf for name, leaf in params.items()}
+
+    def cost(params):
+        k = jax.vmap(lambda logits: categorical(logits=logits, grad=enum()).sample())(params["logits"])
+        prior, own = (categorical(logits=params[name]).log_prob(k) for name in ("prior", "logits"))
+        return (prior - own + params["locs"][k]).sum()
+
+    ours = [jax.value_and_grad(lambda params: ppl.expect(cost)(KEY, params))(p) for p in (params, less)]
+    np.testing.assert_allclose(ours[0][0], ours[1][0], rtol=1e-12)
+    for name in ("logits", "prior", "locs"):
+        np.testing.assert_allclose(ours[0][1][name][..., 1:], ours[1][1][name], rtol=1e-10)
+        np.testing.assert_array_equal(ours[0][1][name][..., 0], 0.0)
