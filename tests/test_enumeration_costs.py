@@ -1,8 +1,7 @@
 """What enumeration takes beside hand-written JAX, counted; and that neither layout nor order of sums changes a number.
 
-Beyond the floors there is one thing in every cost: a test whether it is infinite where it has no probability (0 times
-infinity is 0 here): for each value of a choice two comparisons and a selection with their logic, and a selection in the
-derivative.
+Beyond the floors there is, for every value of a choice, a test whether a cost is infinite where it has no probability (0
+times infinity is 0 here), and what a density written for itself takes more than one written for this program.
 """
 
 import importlib
@@ -20,8 +19,14 @@ from ppl.reports import costs
 from ppl.transforms import trailing
 
 KEY = jr.key(0)
-GUARD = 7
-"""Operations on an element for the test: at most so many, broadcasts of zeros included."""
+EXTRA = {
+    # ne, is_finite, or, select, and the derivative's select; the normal's log scale taken from every element, and its
+    # derivative summed (2); a division by the scale in place of a product: its derivative divides as well (1).
+    "mixture": 5 + 2 + 1,
+    # The same test, with an `and` for the state before (6); a sum over an axis of length one, which is a reshape (1).
+    "hmm": 6 + 1,
+}
+"""Operations on each element more than the floor's."""
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -34,7 +39,7 @@ def test_beyond_the_floor_there_is_only_the_test_for_infinite_costs(name, number
     elements = params["guide"].size
     assert ours.transcendentals <= theirs.transcendentals + 1
     assert ours.matmul_flops <= theirs.matmul_flops
-    assert ours.flops - theirs.flops <= GUARD * elements + 0.02 * theirs.flops
+    assert ours.flops - theirs.flops <= EXTRA[name] * elements + 0.01 * theirs.flops
     assert ours.executed <= 1.3 * theirs.executed
     assert ours.random_words == 0
 
@@ -83,9 +88,14 @@ def test_few_and_many_values_are_exact_to_second_order(values, lanes):
 
 @pytest.mark.x64
 def test_many_values_keep_their_axis_last(monkeypatch):
+    def cost(params):
+        k = jax.vmap(lambda logits: categorical(logits=logits, grad=enum()).sample())(params["logits"])
+        x = normal(params["locs"][k], 1.0).log_prob(jnp.arange(5.0))
+        return (x - categorical(logits=params["logits"]).log_prob(k)).sum()
+
     lead = lambda: {
         eqn.outvars[0].aval.shape
-        for eqn in jax.make_jaxpr(ppl.value_and_grad(mixture))(KEY, mixture_params(9, 5)).eqns
+        for eqn in jax.make_jaxpr(ppl.expect(cost))(KEY, mixture_params(9, 5)).eqns
         if eqn.primitive.name in ("exp", "select_n", "mul")
     }
     assert (5, 9) in lead()
