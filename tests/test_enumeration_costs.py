@@ -1,7 +1,7 @@
 """What enumeration takes beside hand-written JAX, counted; and that neither layout nor order of sums changes a number.
 
-Beyond the floors there is, for every value of a choice, a test whether a cost is infinite where it has no probability (0
-times infinity is 0 here), and what a density written for itself takes more than one written for this program.
+Beyond the floors there is, for every value of a choice, a test whether a cost is infinite where it has no probability
+(0 times infinity is 0 here), and what a density written for itself takes more than one written for this program.
 """
 
 import importlib
@@ -40,7 +40,7 @@ def test_beyond_the_floor_there_is_only_the_test_for_infinite_costs(name, number
     assert ours.transcendentals <= theirs.transcendentals + 1
     assert ours.matmul_flops <= theirs.matmul_flops
     assert ours.flops - theirs.flops <= EXTRA[name] * elements + 0.01 * theirs.flops
-    assert ours.executed <= 1.3 * theirs.executed
+    assert ours.executed <= theirs.executed + 30
     assert ours.random_words == 0
 
 
@@ -90,8 +90,9 @@ def test_few_and_many_values_are_exact_to_second_order(values, lanes):
 def test_many_values_keep_their_axis_last(monkeypatch):
     def cost(params):
         k = jax.vmap(lambda logits: categorical(logits=logits, grad=enum()).sample())(params["logits"])
-        x = normal(params["locs"][k], 1.0).log_prob(jnp.arange(5.0))
-        return (x - categorical(logits=params["logits"]).log_prob(k)).sum()
+        x = jax.vmap(lambda k, y: normal(params["locs"][k], 1.0).log_prob(y))(k, jnp.arange(5.0))
+        own = jax.vmap(lambda k, logits: categorical(logits=logits).log_prob(k))(k, params["logits"])
+        return (x - own).sum()
 
     lead = lambda: {
         eqn.outvars[0].aval.shape
