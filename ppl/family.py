@@ -158,7 +158,7 @@ class Spec:
     def sample(self, key: jax.Array, params: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
         """Draw values of batch shape `shape` in one call; parameters broadcast against it."""
         if self.family.sampler is not None:
-            value = self.family.sampler(key, self._named(params), shape)
+            value = self.family.sampler(key, self.named(params), shape)
         else:
             value = self._numpyro_sample(key, params, shape)
         value = jnp.broadcast_to(value, shape + value.shape[value.ndim - len(self.family.axis_names) :])
@@ -166,7 +166,7 @@ class Spec:
         project = self.family.support.project
         if project is None:
             return value
-        return value + jax.lax.stop_gradient(project(value, self._named(params)) - value)
+        return value + jax.lax.stop_gradient(project(value, self.named(params)) - value)
 
     def _numpyro_sample(self, key: jax.Array, params: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
         first, ndim = params[0], self.event_ndims[0]
@@ -189,7 +189,7 @@ class Spec:
             mask: Where the choice is made.
             inside: Whether the value is known to lie in the support, which leaves out the test.
         """
-        support, named = self.family.support, self._named(params)
+        support, named = self.family.support, self.named(params)
         valid = None if inside or support.everywhere else support.contains(value, named)
         if self.family.discrete and jnp.issubdtype(value.dtype, jnp.floating):
             integral = (value == jnp.round(value)) & (jnp.abs(value) < 2.0**31)
@@ -212,27 +212,27 @@ class Spec:
     def probabilities(self, params: Sequence[jax.Array]) -> jax.Array:
         """Return the probabilities of a finite support along a new leading axis."""
         if self.family.masses is not None:
-            return self.family.masses(self._named(params), dict(self.known))
+            return self.family.masses(self.named(params), dict(self.known))
         return jnp.exp(self.log_probabilities(params))
 
     def log_probabilities(self, params: Sequence[jax.Array]) -> jax.Array:
         """Return the log densities of all values of a finite support along a new leading axis."""
         shapes = [param.shape for param in params]
         if self.family.log_masses is not None:
-            found = self.family.log_masses(self._named(params), dict(self.known))
+            found = self.family.log_masses(self.named(params), dict(self.known))
             if found is not None:
                 return found
         values = self.first_value() + np.arange(self.num_values(shapes), dtype=np.int32)
         values = jnp.asarray(values.reshape((-1,) + (1,) * len(self.batch_shape(shapes))))
         return self.log_prob(values, params, inside=True)
 
-    def _named(self, params: Sequence[jax.Array]) -> dict[str, Any]:
+    def named(self, params: Sequence[jax.Array]) -> dict[str, Any]:
         """Name all parameters: what is only known, and the operands."""
         return {**dict(self.known), **dict(zip(self.names, params, strict=True))}
 
     def _density(self, value: jax.Array, params: Sequence[jax.Array]) -> jax.Array:
         if self.family.density is not None:
-            return self.family.density(value, self._named(params))
+            return self.family.density(value, self.named(params))
         return self.numpyro(params).log_prob(value)
 
     def numpyro(self, params: Sequence[jax.Array]):
@@ -244,7 +244,7 @@ class Spec:
             param.astype(jnp.result_type(int)) if jnp.issubdtype(param.dtype, jnp.integer) else param
             for param in params  # Its samplers take the widest integers only.
         ]
-        return build(**self._named(params), validate_args=False)
+        return build(**self.named(params), validate_args=False)
 
 
 def _batch(shape: tuple[int, ...], event_ndim: int) -> tuple[int, ...]:

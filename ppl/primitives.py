@@ -251,6 +251,13 @@ def evaluate_density(eqn, operands: Sequence) -> jax.Array:
     return _density_once(*operands, **static)
 
 
+def evaluate_density_with(eqn, operands: Sequence, lanes: tuple[Lane, ...]) -> jax.Array:
+    """Evaluate a density's equation with other lanes."""
+    params = eqn.params
+    static = {"spec": params["spec"], "lanes": lanes, "masked": params["masked"], "inside": params["inside"]}
+    return _density_once(*operands, **static)
+
+
 density_p.def_impl(lambda *args, label, **params: _density_once(*args, **params))
 mlir.register_lowering(density_p, mlir.lower_fun(_density, multiple_results=False))
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 from ppl import jaxprs
-from ppl.analysis.dependence import Flow, Location, Past, is_inside, location_of, site_shape
+from ppl.analysis.dependence import Flow, Location, Past, Slice, is_inside, location_of, site_shape
 from ppl.analysis.terms import Terms
 from ppl.interpreter import Place
 
@@ -97,7 +97,14 @@ def _sites(kept) -> tuple[Location, ...]:
 def _may_chain(scene: Scene, site: Location, here: Location, flow: Flow, count: int) -> bool:
     place = scene.places[site]
     alone = count == 1 or not site_shape(place.eqn)
-    return alone and place.scans[-1][0] == here and not _mixes_scores(scene, site, here, flow)
+    apart = not _mixes_scores(scene, site, here, flow) and not _waits_for_another(scene, site, here, flow)
+    return alone and place.scans[-1][0] == here and apart
+
+
+def _waits_for_another(scene: Scene, site: Location, here: Location, flow: Flow) -> bool:
+    """Tell whether all steps depend on one enumerated choice outside: each of its values would need a message."""
+    outside = [key for key in flow.sites[site] if not isinstance(key, Slice) and not is_inside(key, here)]
+    return any(scene.modes[location_of(key)] == "enumerate" for key in outside)
 
 
 def _mixes_scores(scene: Scene, site: Location, here: Location, flow: Flow) -> bool:

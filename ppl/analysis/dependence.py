@@ -91,8 +91,8 @@ def location_of(key: Key) -> Location:
 
 
 def in_order(keys) -> list:
-    """Sort dependencies: a fixed order of evaluation."""
-    return sorted(keys, key=lambda key: (location_of(key), repr(key)))
+    """Sort dependencies: a fixed order of evaluation, the past before the present."""
+    return sorted(keys, key=lambda key: (location_of(key), not isinstance(root(key), Past), repr(key)))
 
 
 def is_inside(key: Key, here: Location) -> bool:
@@ -434,9 +434,9 @@ def _is_whole(flow: Flow, eqn, args: Sequence[Deps], deps: Deps) -> bool:
     start = 1 if eqn.primitive.name == "select_n" else 0
     if addends and len(linear) < len(args) - start:
         return False  # A term without randomness must not be charged: it would only add noise.
-    return all(_resolution(args[i]) == _resolution(deps) and flow.is_whole(eqn.invars[i]) for i in linear)
+    return all(resolution_of(args[i]) == resolution_of(deps) and flow.is_whole(eqn.invars[i]) for i in linear)
 
 
-def _resolution(deps: Deps) -> dict[Key, tuple]:
+def resolution_of(deps: Deps) -> dict[Key, tuple]:
     """Say of each dependency how finely its lanes are kept apart."""
     return {key: resolution(position) for key, position in deps.items()}

@@ -44,6 +44,10 @@ class Terms:
         """Tell whether a variable is needed as it is."""
         return self.raw is None or var in self.raw
 
+    def needs(self, eqn) -> bool:
+        """Tell whether a result of an equation is needed in any way."""
+        return any(self.needs_raw(var) or var in self.surrogate for var in eqn.outvars)
+
 
 def everything(body: jaxprs.Body, flow: Flow) -> Terms:
     """Need every variable as it is, also in the bodies inside."""

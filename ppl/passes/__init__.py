@@ -2,4 +2,5 @@
 
 from ppl.passes.draws import plan_draws as plan_draws
 from ppl.passes.fusion import fuse as fuse
+from ppl.passes.sums import merge_sums as merge_sums
 from ppl.passes.vectorise import vectorise as vectorise

@@ -28,6 +28,7 @@ class Val:
         surrogate: The sum of charged terms whose expectation's derivatives it has; None where it is not needed.
         uniform: The same as `raw` with size 1 along axes of the value where all elements are equal; None, if not known.
         values: First and number of the values of which it holds all, in order; None, if it is not such a table.
+        last: The same as `raw` with its one axis of enumeration last, lanes of size 1 where all are equal; or None.
     """
 
     raw: Any
@@ -35,6 +36,7 @@ class Val:
     surrogate: Any = None
     uniform: Any = None
     values: tuple[int, int] | None = None
+    last: Any = None
 
 
 def union(vals: Sequence[Val]) -> Axes:

@@ -67,4 +67,6 @@ def _summed(axis: Any, group: Sequence[Factor], messages: dict[Any, Val]) -> Fac
 
 def multiply(factors: Sequence[Factor]) -> Val:
     """Multiply factors over the union of their choices."""
+    if len(factors) == 1:
+        return factors[0].val
     return Val(*under(lambda *raws: functools.reduce(jnp.multiply, raws), [factor.val for factor in factors]))

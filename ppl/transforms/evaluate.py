@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,12 +27,15 @@ from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
-from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under, union
-from ppl.transforms.elimination import Factor, eliminate, multiply
+from ppl.transforms.axes import Axes, Table, Val, aligned, under, union
+from ppl.transforms.elimination import Factor, eliminate
+from ppl.transforms.folding import fold, read_rows, spread
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
-from ppl.transforms.tables import evaluate_all, evaluate_uniform
+from ppl.transforms.tables import LogMasses, evaluate_all, evaluate_uniform
+from ppl.transforms.trailing import evaluate_last, weigh_last
+from ppl.transforms.weighing import weigh
 
 
 def magic(score):
@@ -84,6 +87,7 @@ class Evaluator:
         self.scores, self.weights, self.sizes = scores, weights, sizes
         self.location, self.active = location, active
         self.messages: dict[Any, Val] = {}
+        self.logs = LogMasses()
         self.records: dict[Location, Record] = {} if records is None else records
 
     def child(self, location: Location, noise=None, scores=None, weights=None, active=None) -> Evaluator:
@@ -99,7 +103,7 @@ class Evaluator:
             self.records,
         )
         if weights is None:
-            inner.messages = self.messages
+            inner.messages, inner.logs = self.messages, self.logs
         return inner
 
     # The walk.
@@ -108,20 +112,21 @@ class Evaluator:
         env: dict[Any, Val] = {var: Val(const) for var, const in zip(body.constvars, body.consts, strict=True)}
         for var, val in zip(body.invars, args, strict=True):
             env[var] = self._charged(val, flow, var) if var in terms.charged else val
-        read = lambda var: Val(var.val) if isinstance(var, jaxprs.Literal) else env[var]
-        for index, eqn in enumerate(body.eqns):
-            if any(terms.needs_raw(var) or var in terms.surrogate for var in eqn.outvars):
-                vals = [
-                    env.get(var, Val(None)) if not isinstance(var, jaxprs.Literal) else read(var) for var in eqn.invars
-                ]
-                outs = self._equation(index, eqn, flow, terms, vals)
-                env.update(zip(eqn.outvars, outs, strict=True))
-        outs = [read(var) if self._wanted(var, env) else Val(None) for var in body.outvars]
-        return [self._with_surrogate(val) if want else val for val, want in zip(outs, terms.out_surrogate, strict=True)]
+        self.walk(body, flow, terms, env, range(len(body.eqns)))
+        return self.results(body, terms, env)
 
-    @staticmethod
-    def _wanted(var, env) -> bool:
-        return isinstance(var, jaxprs.Literal) or var in env
+    def walk(self, body: jaxprs.Body, flow: Flow, terms: Terms, env: dict[Any, Val], indices: Iterable[int]) -> None:
+        """Evaluate what is needed of some equations; `env` holds what they read, and takes what they make."""
+        for index in indices:
+            eqn = body.eqns[index]
+            if terms.needs(eqn):
+                vals = [Val(v.val) if isinstance(v, jaxprs.Literal) else env.get(v, Val(None)) for v in eqn.invars]
+                env.update(zip(eqn.outvars, self._equation(index, eqn, flow, terms, vals), strict=True))
+
+    def results(self, body: jaxprs.Body, terms: Terms, env: dict[Any, Val]) -> list[Val]:
+        """Return what is needed of a body's results."""
+        outs = [Val(v.val) if isinstance(v, jaxprs.Literal) else env.get(v, Val(None)) for v in body.outvars]
+        return [self._with_surrogate(val) if want else val for val, want in zip(outs, terms.out_surrogate, strict=True)]
 
     @staticmethod
     def _with_surrogate(val: Val) -> Val:
@@ -137,9 +142,9 @@ class Evaluator:
         elif eqn.primitive in (jaxprs.jit_p, call_p):
             return self.child((*here, 0)).run(jaxprs.read_call(eqn), flow.inner[index, 0], terms.inner[index, 0], vals)
         elif eqn.primitive is jaxprs.scan_p:
-            from ppl.transforms.evaluate_scan import ScanEvaluator  # It evaluates its body with this class.
+            from ppl.transforms.evaluate_chain import scan_evaluator  # It evaluates its body with this class.
 
-            return ScanEvaluator(self, here, eqn, flow, terms, index).evaluate(vals)
+            return scan_evaluator(self, here, eqn, flow, terms, index).evaluate(vals)
         elif eqn.primitive is jaxprs.remat_p:
             outs = self._remat(here, eqn, flow.inner[index, 0], terms.inner[index, 0], vals)
         else:
@@ -165,10 +170,14 @@ class Evaluator:
 
     def _raw(self, eqn, vals) -> list[Val]:
         """Evaluate an ordinary equation as it is."""
-        if any(val.uniform is not None for val in vals):
-            shared = evaluate_all(eqn, vals) or evaluate_uniform(eqn, vals)
-            if shared is not None:
-                return [shared]
+        known = fold(eqn, vals)
+        if known is None and any(val.uniform is not None for val in vals):
+            known = read_rows(eqn, vals) or self.logs.read(eqn, vals) or evaluate_all(eqn, vals)
+            known = known or evaluate_uniform(eqn, vals)
+        if known is None:
+            known = evaluate_last(eqn, vals)
+        if known is not None:
+            return [known]
         raws, axes = under(lambda *raws: self._bind(eqn, raws), vals)
         return [Val(raw, axes) for raw in raws]
 
@@ -196,13 +205,15 @@ class Evaluator:
         """Sum a term over the joint values of its enumerated choices, if any, with their probabilities."""
         if not term.axes:
             return term.raw
+        keys = [key for key in deps if key in self.weights]
+        if len(keys) == 1 and not self.plan.leaves(keys[0], self.location):
+            pair = weigh_last(term, self.weights[keys[0]], deps[keys[0]])
+            if pair is not None:
+                return weigh(pair[0], term.axes, [Factor(None, Val(pair[1], term.axes))], at=-1)
         factors = self.factors(deps, term.raw.shape[len(term.axes) :], values)
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
         self.num_states(term.axes)
-        weight = multiply(factors)
-        weight = expand(weight, term.axes, self.sizes)
-        finite = jnp.where((weight == 0) & ~jnp.isfinite(term.raw), 0, term.raw)  # 0 * inf is 0: it cannot happen.
-        return (weight * finite).sum(tuple(range(len(term.axes))))
+        return weigh(term.raw, term.axes, factors)
 
     def factors(self, deps: Deps, shape: tuple[int, ...], values: Deps | None = None) -> list[Factor]:
         """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value."""
@@ -269,7 +280,7 @@ class Evaluator:
             operands = self._guard_support(here, eqn, operands)
         sorted_out = view(spec, full, masked, operands)
         if mode == "enumerate":
-            return self._enumerate(here, sorted_out, axes)
+            return self._enumerate(here, sorted_out, vals, axes)
         value = self.noise.draw(here, sorted_out)
         value = value if here in self.noise.given else lax.stop_gradient(value)
         score = self.noise.shift(here)
@@ -318,7 +329,7 @@ class Evaluator:
             for i, operand in enumerate(operands)
         ]
 
-    def _enumerate(self, here: Location, sorted_out, axes: Axes) -> Val:
+    def _enumerate(self, here: Location, sorted_out, vals, axes: Axes) -> Val:
         """Let a choice take all of its values at once, along a new leading axis; lanes that no term mixes in step."""
         place, joint, states = self.plan.places[here], self.plan.joint[here], states_of(self.plan, here)
         if states > MAX_STATES:
@@ -332,13 +343,17 @@ class Evaluator:
         together = tuple(shape[axis] for axis in joint)
         values = joint_values(num_values(place), int(np.prod(together, dtype=int)))
         self.sizes[here] = states
-        axes_out = tuple(in_order({*axes, here}))
-        weight = self._joint_weight(self._probabilities(sorted_out), values, [1 + len(axes) + axis for axis in joint])
-        weight = weight.reshape((states, *lead, *(1 if i in joint else size for i, size in enumerate(shape))))
-        self.weights[here] = Val(jnp.moveaxis(weight, 0, axes_out.index(here)), axes_out)
+        probs = self.logs.probabilities(here, sorted_out, vals, axes)
+        axes_out, at = probs.axes, probs.axes.index(here)
+        if joint:
+            weight = jnp.moveaxis(probs.raw, at, 0)
+            weight = self._joint_weight(weight, values, [1 + len(axes) + axis for axis in joint])
+            weight = weight.reshape((states, *lead, *(1 if i in joint else size for i, size in enumerate(shape))))
+            probs = Val(jnp.moveaxis(weight, 0, at), axes_out)
+        self.weights[here] = probs
         own = tuple(size if i in joint else 1 for i, size in enumerate(shape))
-        table = jnp.asarray(values.reshape((states, *own)) + sorted_out.spec.first_value(), jnp.int32)
-        uniform, table = table, jnp.broadcast_to(table, (states, *shape))
+        uniform = (values.reshape((states, *own)) + sorted_out.spec.first_value()).astype(np.int32)
+        table = spread(uniform, 1, shape)
         if sorted_out.mask is None:
             all_values = (sorted_out.spec.first_value(), states) if not joint else None
             return Val(table, (here,), None, uniform, all_values)
@@ -347,20 +362,10 @@ class Evaluator:
     @staticmethod
     def _joint_weight(probs, values, joint: Sequence[int]):
         """Return the probability of joint values, in front; axes that are not joint stay."""
-        if not joint:
-            return probs
         probs = jnp.moveaxis(probs, joint, range(probs.ndim - len(joint), probs.ndim))
         probs = probs.reshape((*probs.shape[: probs.ndim - len(joint)], -1))
         factors = (probs[values[:, element], ..., element] for element in range(values.shape[1]))
         return functools.reduce(jnp.multiply, factors)
-
-    def _probabilities(self, sorted_out):
-        """Return the probability of each value, with a leading axis of values; uniform where the choice is not made."""
-        probs = sorted_out.spec.probabilities(sorted_out.params)
-        missing = (1,) * (len(sorted_out.shape) - (probs.ndim - 1))
-        probs = probs.reshape((probs.shape[0], *missing, *probs.shape[1:]))
-        probs = jnp.broadcast_to(probs, (probs.shape[0], *sorted_out.shape))
-        return probs if sorted_out.mask is None else jnp.where(sorted_out.spread_mask(False), probs, 1 / len(probs))
 
     def _masked_table(self, here, table, sorted_out, axes, axes_out) -> Val:
         mask = jnp.broadcast_to(sorted_out.spread_mask(False), sorted_out.shape)

@@ -6,6 +6,7 @@ sees in the end is ordinary JAX, so its own derivatives, of any order, are those
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ppl import jaxprs
 from ppl._errors import PPLError, boundary
 from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, largest_sum, make_plan, refuse_enumeration
 from ppl.analysis.score_priors import check_score_priors
-from ppl.passes import fuse, plan_draws, vectorise
+from ppl.passes import fuse, merge_sums, plan_draws, vectorise
 from ppl.passes.policy import KEPT_MODES
 from ppl.transforms.axes import Val
 from ppl.transforms.direct import estimate_with_costs
@@ -125,12 +126,18 @@ def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES)
         body = jaxprs.restage(lambda *args, rewrite=rewrite, body=body: rewrite.run(body, args), jaxprs.in_shapes(body))
         program = with_body(program, body)
         plan = make_plan(body, program.places, aux)
-    return program
+    if "enumerate" in plan.modes.values():
+        merged = with_body(program, merge_sums(program.staged.body, plan.flow, plan.modes))
+        if merged is not program:
+            program, plan = merged, make_plan(merged.staged.body, merged.places, aux)
+    return dataclasses.replace(program, plan=plan)
 
 
 def estimator(program: Program, aux: Sequence[bool]) -> Callable[[Any, Sequence], list]:
     """Return the estimator of a program as a function of a source of noise and the traced arguments."""
-    plan = make_plan(program.staged.body, program.places, aux)
+    plan = program.plan
+    if plan is None or plan.body is not program.staged.body or plan.aux != tuple(aux):
+        plan = make_plan(program.staged.body, program.places, aux)
 
     def estimate(noise, leaves):
         if plan.kept:

@@ -32,6 +32,7 @@ class Program:
         leaves: The traced leaves of the arguments that it was staged with.
         places: Its random choices, by location.
         digests: A fixed 32-bit name for each choice, from its path and how often that path came before.
+        plan: What has been decided about this very body, if anything.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Program:
     leaves: list
     places: dict[tuple[int, ...], Place]
     digests: dict[tuple[int, ...], int]
+    plan: Any = None
 
 
 def name_of(function: Any) -> str:

@@ -14,7 +14,59 @@ import jax.numpy as jnp
 from ppl.analysis.dependence import in_order
 from ppl.analysis.rules import is_elementwise
 from ppl.primitives import Lane, density_p, view
-from ppl.transforms.axes import Val, under, union
+from ppl.transforms.axes import Axes, Val, under, union
+from ppl.transforms.trailing import of_last, with_last
+
+
+class LogMasses:
+    """Log probabilities of enumerated choices: those of a choice under its own parameters are computed once.
+
+    The probability that a cost is weighted with is their exponential, so that one derivative serves both.
+    """
+
+    def __init__(self):
+        self.known: dict[Any, tuple[Any, list, Val]] = {}
+
+    def probabilities(self, here, sorted_out, vals: Sequence[Val], axes: Axes) -> Val:
+        """Return the probability of each value of a choice; uniform where it is not made.
+
+        Args:
+            here: The choice.
+            sorted_out: Its operands, sorted out.
+            vals: Its operands.
+            axes: Enumerated choices that they depend on.
+        """
+        spec, logs = sorted_out.spec, None
+        if spec.family.log_masses is not None and sorted_out.mask is None:
+            logs = spec.family.log_masses(spec.named(sorted_out.params), dict(spec.known))
+        probs = spec.probabilities(sorted_out.params) if logs is None else logs
+        missing = (1,) * (len(sorted_out.shape) - (probs.ndim - 1))
+        probs = probs.reshape((probs.shape[0], *missing, *probs.shape[1:]))
+        probs = jnp.broadcast_to(probs, (probs.shape[0], *sorted_out.shape))
+        if sorted_out.mask is not None:
+            probs = jnp.where(sorted_out.spread_mask(False), probs, 1 / len(probs))
+        out = tuple(in_order({*axes, here}))
+        val = Val(jnp.moveaxis(probs, 0, out.index(here)), out)
+        if logs is None:
+            return val
+        val = with_last(val)
+        self.known[here] = spec, list(vals), val
+        return Val(jnp.exp(val.raw), out) if val.last is None else of_last(jnp.exp(val.last), val.raw.shape[1:], out)
+
+    def read(self, eqn, vals: Sequence[Val]) -> Val | None:
+        """Return the density of all values of a choice under its own parameters; None, if an equation is not that."""
+        if eqn.primitive is not density_p or vals[0].values is None or eqn.params["masked"]:
+            return None
+        spec, operands, logs = self.known.get(vals[0].axes[0], (None, (), None))
+        same = len(operands) == len(vals) - 1 and all(
+            one.raw is other.raw and one.axes == other.axes for one, other in zip(operands, vals[1:], strict=True)
+        )
+        if spec != eqn.params["spec"] or not same or not operands:
+            return None
+        shape = tuple(eqn.outvars[0].aval.shape)
+        return (
+            logs if logs.raw.shape[len(logs.axes) :] == shape and logs.raw.dtype == eqn.outvars[0].aval.dtype else None
+        )
 
 
 def evaluate_uniform(eqn, vals: Sequence[Val]) -> Val | None:
@@ -82,8 +134,12 @@ def evaluate_all(eqn, vals: Sequence[Val]) -> Val | None:
         log_probs = spec.log_probabilities(found.params)
         missing = (1,) * (len(found.shape) + 1 - log_probs.ndim)
         log_probs = log_probs.reshape(log_probs.shape[:1] + missing + log_probs.shape[1:])
+        small[:] = [log_probs.astype(eqn.outvars[0].aval.dtype)]
         return jnp.broadcast_to(log_probs, (len(log_probs), *found.shape)).astype(eqn.outvars[0].aval.dtype)
 
+    small: list[Any] = []
     raw, axes = under(score, operands)
+    if not axes:
+        return with_last(Val(raw, (site,)), jnp.moveaxis(small[0], 0, -1))
     out = tuple(in_order({*axes, site}))
     return Val(jnp.moveaxis(raw, len(axes), out.index(site)), out)
