@@ -161,10 +161,29 @@ class StepKeys(Source):
         return _each_step(self.key, spec, params, shape, num_lanes - self.lanes, self.steps)
 
 
+@dataclasses.dataclass(frozen=True)
+class LaneKeys(Source):
+    """One key for each of the first lanes of a choice, which have been choices of their own.
+
+    Attributes:
+        keys: Their keys, stacked.
+    """
+
+    keys: Any
+
+    def sample(self, spec, params, shape, num_lanes):
+        """Draw under `jax.vmap` over these lanes."""
+        return _each_key(self.keys, spec, params, shape, 0, 0)
+
+
 def _each_step(key, spec: Spec, params: Sequence, shape: Shape, at: int, steps: int):
     if not steps:
         return spec.sample(key, params, shape)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(shape[at], dtype=np.uint32))
+    return _each_key(keys, spec, params, shape, at, steps - 1)
+
+
+def _each_key(keys, spec: Spec, params: Sequence, shape: Shape, at: int, steps: int):
     axes, sliced = [], []
     for param, ndim in zip(params, spec.event_ndims, strict=True):
         laned = param.ndim == len(shape) + ndim  # Others have no lanes at all.
@@ -172,7 +191,7 @@ def _each_step(key, spec: Spec, params: Sequence, shape: Shape, at: int, steps: 
         sliced.append(param.squeeze(at) if shared else param)
         axes.append(at if laned and not shared else None)
     inner = shape[:at] + shape[at + 1 :]
-    step = lambda key, *params: _each_step(key, spec, params, inner, at, steps - 1)
+    step = lambda key, *params: _each_step(key, spec, params, inner, at, steps)
     return jax.vmap(step, in_axes=(0, *axes), out_axes=at)(keys, *sliced)
 
 

@@ -6,6 +6,7 @@ sees in the end is ordinary JAX, so its own derivatives, of any order, are those
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from ppl.transforms.axes import Val
 from ppl.transforms.direct import estimate_with_costs
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
+from ppl.transforms.packed import pack_program
 from ppl.transforms.programs import Program, check_key, keyed, name_of, require_function, stage_program, with_body
 
 
@@ -58,9 +60,9 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
         key, args = args[0], args[1:]
         program = stage_program(function, args)
         aux = check_results(program, has_aux)
-        program = prepare(program, aux)
+        program, judge = pack_program(prepare(program, aux), aux, key)
         noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
-        outs = estimator(program, aux)(noise, program.leaves)
+        outs = estimator(program, aux, judge)(noise, program.leaves)
         results = program.staged.results(outs)
         return (results[0], jax.tree.map(_detach, results[1])) if has_aux else results
 
@@ -128,9 +130,13 @@ def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES)
     return program
 
 
-def estimator(program: Program, aux: Sequence[bool]) -> Callable[[Any, Sequence], list]:
-    """Return the estimator of a program as a function of a source of noise and the traced arguments."""
+def estimator(program: Program, aux: Sequence[bool], judge: Callable | None = None) -> Callable[[Any, Sequence], list]:
+    """Return the estimator of a program as a function of a source of noise and the traced arguments.
+
+    `judge` says which pathwise choices are unsound, where that is known of the program before it was packed.
+    """
     plan = make_plan(program.staged.body, program.places, aux)
+    plan = plan if judge is None else dataclasses.replace(plan, judge=judge)
 
     def estimate(noise, leaves):
         if plan.kept:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
-from ppl.draws import Group, Member, StepKeys, is_counter_based
+from ppl.draws import Group, LaneKeys, Member, StepKeys, is_counter_based
 from ppl.interpreter import Place
 from ppl.passes.draws import Draws
 from ppl.primitives import View
@@ -71,6 +71,8 @@ class KeyNoise(Noise):
         """Return what a choice is drawn with: its key, or something that gives the same numbers."""
         if location in self.draws.steps:
             return StepKeys(self.key_at(location), *self.draws.steps[location])
+        if isinstance(self.digests[location], tuple):  # Choices that a pass has packed.
+            return LaneKeys(jax.vmap(self._key)(np.array(self.digests[location], np.uint32)))
         members = self.draws.groups.get(location)
         if members is None or not is_counter_based(self.key):
             return self.key_at(location)
