@@ -14,7 +14,7 @@ from typing import Any
 
 from ppl import jaxprs
 from ppl.family import Spec
-from ppl.passes.sums import Leaf, find_sums
+from ppl.passes.sums import Leaf, find_sums, live_equations
 from ppl.primitives import choice_p, density_p
 
 LEAST = 3
@@ -90,7 +90,8 @@ def find_packs(body: jaxprs.Body) -> Packing | None:
     if any(eqn.effects for eqn in body.eqns) or not _repeats(body):
         return None
     finder = _Finder(body)
-    sums = find_sums(body, finder.packing.definitions)
+    definitions = finder.packing.definitions
+    sums = find_sums(body, definitions, live_equations(body, definitions))
     groups = [
         (root, key[0], leaves) for root, terms in sums.items() for key, leaves in finder.alike(terms).items()
     ]
@@ -160,6 +161,8 @@ class _Finder:
     def pack(self, values: Sequence, depth: int = 32) -> int | None:
         """Pack the equations of some values, and backwards what these are made of; None, if that cannot be."""
         indices = [None if isinstance(var, jaxprs.Literal) else self.packing.definitions.get(var) for var in values]
+        if (known := self._known(indices)) is not None:
+            return known
         if not depth or not self._can_pack(indices):
             return None
         number = len(self.packing.packs)
@@ -171,6 +174,12 @@ class _Finder:
                 self.pack(operand, depth - 1)
         return number
 
+    def _known(self, indices: list) -> int | None:
+        """Return the pack that consists of the very same equations."""
+        number, _ = self.packing.lane.get(indices[0], (None, 0))
+        same = number is not None and sorted(self.packing.packs[number].members) == sorted(map(_number, indices))
+        return number if same else None
+
     def _can_pack(self, indices: list) -> bool:
         kinds = {self.kind(index) for index in indices}
         if len(kinds) > 1 or None in kinds or len(set(indices)) < len(indices):
@@ -179,6 +188,10 @@ class _Finder:
             return False
         together = sum(1 << index for index in indices)
         return not any(self.before[index] & together for index in indices)
+
+
+def _number(index: int | None) -> int:
+    return -1 if index is None else index
 
 
 def _kind(eqn) -> Hashable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,19 +16,31 @@ Leaf = tuple[int, Any]
 """Sign and variable of a term."""
 
 
-def find_sums(body: jaxprs.Body, definitions: dict) -> dict[int, list[Leaf]]:
+def live_equations(body: jaxprs.Body, definitions: dict) -> list[int]:
+    """List the equations that the results need, in order."""
+    live, waiting = set(), [var for var in body.outvars if not isinstance(var, jaxprs.Literal)]
+    while waiting:
+        index = definitions.get(waiting.pop())
+        if index is not None and index not in live:
+            live.add(index)
+            waiting += [var for var in body.eqns[index].invars if not isinstance(var, jaxprs.Literal)]
+    return sorted(live)
+
+
+def find_sums(body: jaxprs.Body, definitions: dict, live: Sequence[int]) -> dict[int, list[Leaf]]:
     """List the terms of every sum of a body that is not itself read by another sum alone.
 
     Args:
         body: A body.
         definitions: For each variable, the index of its equation.
+        live: The equations that are looked at.
 
     Returns:
         Signs and variables of the terms, by the index of the last addition.
     """
-    reads = collections.Counter(var for var in _read(body) if not isinstance(var, jaxprs.Literal))
+    reads = collections.Counter(var for var in _read(body, live) if not isinstance(var, jaxprs.Literal))
     inner = set()  # Additions whose result goes into another one, and nowhere else.
-    additions = [index for index, eqn in enumerate(body.eqns) if _adds(eqn)]
+    additions = [index for index in live if _adds(body.eqns[index])]
     for index in additions:
         for var in body.eqns[index].invars:
             if not isinstance(var, jaxprs.Literal) and reads[var] == 1 and var in definitions:
@@ -40,9 +53,9 @@ def find_sums(body: jaxprs.Body, definitions: dict) -> dict[int, list[Leaf]]:
     }
 
 
-def _read(body: jaxprs.Body):
-    for eqn in body.eqns:
-        yield from eqn.invars
+def _read(body: jaxprs.Body, live: Sequence[int]):
+    for index in live:
+        yield from body.eqns[index].invars
     yield from body.outvars
 
 
