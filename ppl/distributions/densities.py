@@ -232,6 +232,23 @@ def normal(value, params):
     return -0.5 * jnp.square(z) - (jnp.log(params["scale"]) + math.log(2 * math.pi) / 2)
 
 
+def half_normal(value, params):
+    """Compute the normal density around 0, twice."""
+    z = value / params["scale"]
+    return -0.5 * jnp.square(z) - (jnp.log(params["scale"]) + math.log(math.pi / 2) / 2)
+
+
+def log_normal(value, params):
+    """Compute the normal density of log x less log x, which is the log of dx / d(log x)."""
+    log_value = jnp.log(value)
+    return normal(log_value, params) - log_value
+
+
+def half_cauchy(value, params):
+    """Compute log(2 / pi) - log(scale) - log(1 + (x / scale)**2)."""
+    return math.log(2 / math.pi) - jnp.log(params["scale"]) - jnp.log1p(jnp.square(value / params["scale"]))
+
+
 def truncated_normal(value, params):
     """Compute the normal density less log(Phi(b) - Phi(a)), in the tail where Phi is small."""
     loc, scale = params["loc"], params["scale"]

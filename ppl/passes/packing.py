@@ -92,9 +92,7 @@ def find_packs(body: jaxprs.Body) -> Packing | None:
     finder = _Finder(body)
     definitions = finder.packing.definitions
     sums = find_sums(body, definitions, live_equations(body, definitions))
-    groups = [
-        (root, key[0], leaves) for root, terms in sums.items() for key, leaves in finder.alike(terms).items()
-    ]
+    groups = [(root, key[0], leaves) for root, terms in sums.items() for key, leaves in finder.alike(terms).items()]
     packed: dict[int, list] = {}
     for root, sign, leaves in sorted(groups, key=lambda group: -len(group[2])):
         number = finder.pack(leaves)
@@ -120,7 +118,9 @@ class _Finder:
         self.kinds: dict[int, Hashable] = {}
         self.before: list[int] = []  # For each equation, a set (of bits) of those that it depends on.
         for eqn in body.eqns:
-            read = {definitions[var] for var in eqn.invars if not isinstance(var, jaxprs.Literal) and var in definitions}
+            read = {
+                definitions[var] for var in eqn.invars if not isinstance(var, jaxprs.Literal) and var in definitions
+            }
             bits = 0
             for index in read:
                 bits |= self.before[index] | (1 << index)
