@@ -2,6 +2,6 @@
 
 from ppl.passes.draws import plan_draws as plan_draws
 from ppl.passes.fusion import fuse as fuse
-from ppl.passes.vectorise import vectorise as vectorise
 from ppl.passes.pack import flatten as flatten
 from ppl.passes.pack import pack as pack
+from ppl.passes.vectorise import vectorise as vectorise

@@ -14,7 +14,7 @@ from ppl import jaxprs
 from ppl.passes.packing import Element, Pack, Packing, find_packs
 from ppl.passes.policy import speaks
 from ppl.passes.vectorise import Task, Vectorise
-from ppl.primitives import call_p, choice_p, density_p
+from ppl.primitives import call_p, choice_p
 
 Node = tuple[str, int]
 """An equation, a pack or a sum, with its number."""
@@ -168,7 +168,9 @@ class _Packed:
         if eqn.primitive is not choice_p:
             return jaxprs.bind(eqn, operands)
         members = [self.packing.body.eqns[index].params for index in pack.members]
-        digest = tuple(self.digests.get((index,), params["digest"]) for index, params in zip(pack.members, members))
+        digest = tuple(
+            self.digests.get((index,), params["digest"]) for index, params in zip(pack.members, members, strict=True)
+        )
         label = ", ".join(params["label"] for params in members)
         return choice_p.bind(*operands, **dict(eqn.params, digest=digest, label=label))
 

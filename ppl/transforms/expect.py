@@ -25,7 +25,16 @@ from ppl.transforms.direct import estimate_with_costs
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
 from ppl.transforms.packed import pack_program
-from ppl.transforms.programs import Program, check_key, keyed, name_of, require_function, stage_program, with_body
+from ppl.transforms.programs import (
+    Program,
+    check_key,
+    drawn_places,
+    keyed,
+    name_of,
+    require_function,
+    stage_program,
+    with_body,
+)
 
 
 @boundary
@@ -61,7 +70,7 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
         program = stage_program(function, args)
         aux = check_results(program, has_aux)
         program, judge = pack_program(prepare(program, aux), aux, key)
-        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
+        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body)).rooted(drawn_places(program))
         outs = estimator(program, aux, judge)(noise, program.leaves)
         results = program.staged.results(outs)
         return (results[0], jax.tree.map(_detach, results[1])) if has_aux else results
