@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,10 +11,12 @@ import numpy as np
 from jax import lax
 
 from ppl import jaxprs
-from ppl.passes.packing import Element, Pack, Packing, find_packs
+from ppl.passes.own_noise import draw, find_own, log_density
+from ppl.passes.packing import Element, Packing, find_packs
 from ppl.passes.policy import speaks
+from ppl.passes.sums import live_equations
 from ppl.passes.vectorise import Task, Vectorise
-from ppl.primitives import call_p, choice_p
+from ppl.primitives import call_p, choice_p, density_p
 
 Node = tuple[str, int]
 """An equation, a pack or a sum, with its number."""
@@ -28,33 +30,40 @@ def flatten(body: jaxprs.Body, digests: Mapping[tuple[int, ...], int]) -> jaxprs
     return jaxprs.restage(lambda *args: walk.run(body, args), jaxprs.in_shapes(body))
 
 
-def pack(body: jaxprs.Body, digests: Mapping[tuple[int, ...], int]) -> jaxprs.Body:
+def pack(
+    body: jaxprs.Body, digests: Mapping[tuple[int, ...], int], unsound: Iterable[tuple[int, ...]] = ()
+) -> jaxprs.Body:
     """Evaluate like terms of a program together, and the choices that they are made of.
 
     Nothing changes but rounding: every choice keeps its own key. A choice with a `digest` of several numbers is several
-    choices, one in each of its first lanes.
+    choices, one in each of its first lanes. A choice of location and scale becomes one of its noise where its density
+    is taken at its own value.
 
     Args:
-        body: A program without nested calls (see `flatten`).
+        body: A program without nested calls (see `flatten`), all of whose choices are pathwise.
         digests: The names of its choices as numbers, by location: they keep them.
+        unsound: Locations of the choices whose derivatives are refused.
 
     Returns:
-        The same program with fewer equations; the very same body, where no terms are alike.
+        The same program with fewer equations; the very same body, where there is nothing to gain.
 
     Example:
         >>> import jax, ppl
         >>> from ppl.jaxprs import restage
-        >>> from ppl.primitives import density_p
         >>> cost = lambda x: sum(ppl.normal(float(i), 1.0).log_prob(x[i]) for i in range(4))
         >>> body = restage(cost, [jax.numpy.zeros(4)])
-        >>> [eqn.primitive.name for eqn in pack(body, {}).eqns].count("reduce_sum")
-        1
+        >>> [eqn.primitive.name for eqn in pack(body, {}).eqns]
+        ['log_density', 'reduce_sum']
     """
-    packing = find_packs(body)
-    order = None if packing is None else _order(packing)
-    if packing is None or order is None:
+    if any(eqn.effects for eqn in body.eqns):
         return body
-    run = lambda *args: _Packed(packing, digests, args).run(order)
+    packing = find_packs(body)
+    live = live_equations(body, packing.definitions)
+    own = find_own(body, packing.definitions, live, [location[0] for location in unsound if len(location) == 1])
+    order = _order(packing) if packing.packs or own else None
+    if order is None:
+        return body
+    run = lambda *args: _Packed(packing, digests, own, args).run(order)
     return jaxprs.restage(run, jaxprs.in_shapes(body))
 
 
@@ -115,12 +124,13 @@ def _order(packing: Packing) -> list[Node] | None:
 class _Packed:
     """The evaluation of a packed program."""
 
-    def __init__(self, packing: Packing, digests: Mapping, args: Sequence):
+    def __init__(self, packing: Packing, digests: Mapping, own: set[int], args: Sequence):
         body = packing.body
-        self.packing, self.digests = packing, digests
+        self.packing, self.digests, self.own = packing, digests, own
         self.env: dict[Any, Any] = dict(zip([*body.constvars, *body.invars], [*body.consts, *args], strict=True))
         self.arrays: dict[int, Any] = {}
-        self.stacks: dict[tuple, tuple[Any, int | None]] = {}
+        self.stacks: dict[tuple, tuple] = {}
+        self.noises: list[tuple] = []  # Values with their equation, operands and noise.
 
     def run(self, order: Sequence[Node]) -> list:
         """Evaluate nodes in order; return the results."""
@@ -140,11 +150,7 @@ class _Packed:
     def _equation(self, index: int) -> None:
         eqn = self.packing.body.eqns[index]
         values = [self.read(var) for var in eqn.invars]
-        if eqn.primitive is choice_p:
-            params = dict(eqn.params, digest=self.digests.get((index,), eqn.params["digest"]))
-            outs = choice_p.bind(*values, **params)
-        else:
-            outs = jaxprs.bind(eqn, values)
+        outs = self._evaluate(eqn, (index,), values, None, [(var,) for var in eqn.invars])
         self.env.update(zip(eqn.outvars, outs, strict=True))
 
     def _sum(self, root: int) -> None:
@@ -159,28 +165,82 @@ class _Packed:
 
     def _pack(self, number: int) -> None:
         pack = self.packing.packs[number]
-        eqn = self.packing.body.eqns[pack.members[0]]
         operands, axes = zip(*(self.stack(operand) for operand in pack.operands), strict=True)
-        bind = lambda operands: self._bind(eqn, pack, operands)
-        (self.arrays[number],) = jax.vmap(bind, (list(axes),), axis_size=len(pack.members))(list(operands))
+        eqn = self.packing.body.eqns[pack.members[0]]
+        (self.arrays[number],) = self._evaluate(eqn, pack.members, list(operands), list(axes), pack.operands)
 
-    def _bind(self, eqn, pack: Pack, operands: Sequence) -> list:
-        if eqn.primitive is not choice_p:
-            return jaxprs.bind(eqn, operands)
-        members = [self.packing.body.eqns[index].params for index in pack.members]
-        digest = tuple(
-            self.digests.get((index,), params["digest"]) for index, params in zip(pack.members, members, strict=True)
+    def _evaluate(self, eqn, members: Sequence[int], operands: list, axes: list | None, atoms: Sequence) -> list:
+        """Evaluate an equation, for all members of a pack if there are axes."""
+        mapped = lambda function, in_axes: (
+            function if axes is None else jax.vmap(function, in_axes, axis_size=len(members))
         )
-        label = ", ".join(params["label"] for params in members)
-        return choice_p.bind(*operands, **dict(eqn.params, digest=digest, label=label))
+        if eqn.primitive is density_p and (found := self._noise_of(eqn, operands)) is not None:
+            _, _, choice, noise, located = found
+            log_scale, axis = self._log(atoms[2], operands[2], axes and axes[2])
+            evaluate = lambda *given: [log_density(choice, *given)]
+            return mapped(evaluate, (axes and axes[1], axis, 0, 0))(operands[1], log_scale, noise, located)
+        if eqn.primitive is not choice_p:
+            return mapped(lambda operands: jaxprs.bind(eqn, operands), (axes,))(operands)
+        names = self._names(members, axes is not None)
+        if not self.own.issuperset(members):
+            return mapped(lambda operands: choice_p.bind(*operands, **dict(eqn.params, **names)), (axes,))(operands)
+        value, noise, located = mapped(lambda operands: draw(eqn, operands, **names), (axes,))(operands)
+        self.noises.append((value, operands, eqn, noise, located))
+        return [value]
+
+    def _noise_of(self, eqn, operands: list) -> tuple | None:
+        """Return what a density's value is made of, if it is taken at the very same parameters."""
+        for found in self.noises:
+            value, given, choice = found[:3]
+            same = value is operands[0] and all(a is b for a, b in zip(given, operands[1:], strict=True))
+            if same and choice.params["spec"] == eqn.params["spec"]:
+                return found
+        return None
+
+    def _log(self, atoms: tuple, scale, axis: int | None) -> tuple[Any, int | None]:
+        """Return the logarithm of a scale: what it is exp of, if it is."""
+        logs = tuple(map(self._log_of, atoms if axis is not None else atoms[:1]))
+        if any(log is None for log in logs):
+            return jnp.log(scale), axis
+        return (self._row(logs[0]), None) if axis is None else self.stack(logs)
+
+    def _row(self, atom):
+        """Return a value, or a row of one."""
+        element = atom if isinstance(atom, Element) else self.packing.element(atom)
+        if element is None or (not isinstance(atom, Element) and atom in self.env):
+            return self.read(atom)
+        return lax.index_in_dim(self.read(element.base), element.row, keepdims=False)
+
+    def _log_of(self, atom):
+        if isinstance(atom, jaxprs.Literal):
+            return None
+        element = self.packing.element(atom)
+        index = self.packing.definitions.get(atom if element is None else element.base)
+        if index is None or self.packing.body.eqns[index].primitive.name != "exp":
+            return None
+        var = self.packing.body.eqns[index].invars[0]
+        usable = var in self.env or self.packing.definitions.get(var) in self.packing.lane
+        if isinstance(var, jaxprs.Literal) or not (usable or self.packing.element(var) is not None):
+            return None
+        return var if element is None else Element(var, element.row)
+
+    def _names(self, members: Sequence[int], is_pack: bool) -> dict[str, Any]:
+        """Return digest and label of a choice, or of all choices of a pack."""
+        params = [self.packing.body.eqns[index].params for index in members]
+        digests = [self.digests.get((index,), own["digest"]) for index, own in zip(members, params, strict=True)]
+        label = ", ".join(own["label"] for own in params)
+        return {"digest": tuple(digests) if is_pack else digests[0], "label": label}
 
     # Operands.
     def stack(self, atoms: tuple) -> tuple[Any, int | None]:
-        """Put values along a new leading axis: 0; None, if all are the same."""
+        """Put values (variables, literals, rows of arrays) along a new leading axis: 0; None, if all are the same."""
         key = tuple(map(id, atoms))
         if key not in self.stacks:
-            self.stacks[key] = self._stacked(atoms)
-        return self.stacks[key]
+            self.stacks[key] = (
+                atoms,
+                self._stacked(atoms),
+            )  # The atoms stay alive, so that no other has their numbers.
+        return self.stacks[key][1]
 
     def _stacked(self, atoms: tuple) -> tuple[Any, int | None]:
         first = atoms[0]
@@ -195,8 +255,8 @@ class _Packed:
 
     def _source(self, atom) -> tuple[Any, int]:
         """Say what a value is a row of: a pack, an array, or (row 0) itself."""
-        if isinstance(atom, jaxprs.Literal):
-            return atom, 0
+        if isinstance(atom, (jaxprs.Literal, Element)):
+            return atom, atom.row if isinstance(atom, Element) else 0
         index = self.packing.definitions.get(atom)
         if index in self.packing.lane:
             return self.packing.lane[index]

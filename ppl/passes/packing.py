@@ -85,10 +85,10 @@ class Packing:
         return Element(base, cut["start_indices"][0])
 
 
-def find_packs(body: jaxprs.Body) -> Packing | None:
-    """Find what can be packed; None, if there is nothing."""
-    if any(eqn.effects for eqn in body.eqns) or not _repeats(body):
-        return None
+def find_packs(body: jaxprs.Body) -> Packing:
+    """Find what can be packed."""
+    if not _repeats(body):
+        return Packing(body, _definitions(body))
     finder = _Finder(body)
     definitions = finder.packing.definitions
     sums = find_sums(body, definitions, live_equations(body, definitions))
@@ -102,7 +102,11 @@ def find_packs(body: jaxprs.Body) -> Packing | None:
         taken = {(sign, var) for sign, _, leaves in found for var in leaves}
         rest = [term for term in sums[root] if isinstance(term[1], jaxprs.Literal) or term not in taken]
         finder.packing.sums[root] = [(sign, number) for sign, number, _ in found], rest
-    return finder.packing if finder.packing.packs else None
+    return finder.packing
+
+
+def _definitions(body: jaxprs.Body) -> dict[Any, int]:
+    return {var: index for index, eqn in enumerate(body.eqns) for var in eqn.outvars}
 
 
 def _repeats(body: jaxprs.Body) -> bool:
@@ -113,7 +117,7 @@ def _repeats(body: jaxprs.Body) -> bool:
 
 class _Finder:
     def __init__(self, body: jaxprs.Body):
-        definitions = {var: index for index, eqn in enumerate(body.eqns) for var in eqn.outvars}
+        definitions = _definitions(body)
         self.body, self.packing = body, Packing(body, definitions)
         self.kinds: dict[int, Hashable] = {}
         self.before: list[int] = []  # For each equation, a set (of bits) of those that it depends on.

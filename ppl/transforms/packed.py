@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,15 +22,13 @@ def pack_program(program: Program, aux: Sequence[bool], key: Any) -> tuple[Progr
     if modes - {"path"} or not is_counter_based(key):
         return program, None
     flat = with_body(program, flatten(program.staged.body, program.digests))
-    packed = with_body(flat, pack(flat.staged.body, flat.digests))
-    if packed is flat:
-        return program, None
-    return packed, functools.cache(lambda: _judge(flat, packed, aux))
+    found = smoothness(flat.staged.body, flat.places, aux)
+    packed = with_body(flat, pack(flat.staged.body, flat.digests, found.unsound))
+    return (program, None) if packed is flat else (packed, lambda: _moved(found, flat, packed))
 
 
-def _judge(before: Program, packed: Program, aux: Sequence[bool]) -> Smoothness:
-    """Judge choices where they stood, and report each fault at the place of the first choice of a pack that has it."""
-    found = smoothness(before.staged.body, before.places, aux)
+def _moved(found: Smoothness, before: Program, packed: Program) -> Smoothness:
+    """Report each fault at the place where the choice now stands, as the first choice of a pack that has it."""
     places = {}
     for location, digest in packed.digests.items():
         places.update(dict.fromkeys(digest if isinstance(digest, tuple) else (digest,), location))
