@@ -119,8 +119,11 @@ class OwnKey(Source):
 
 
 def _own(spec: Spec, keys):
-    """Let the samplers of families read one number off a key; others hand it on, perhaps, and get it as it is."""
-    return hashed(keys) if type(spec) is Spec else keys
+    """Let samplers of our own read one number off a key.
+
+    Others get it as it is: they may hand it on, or ask for this very generator (JAX's Poisson sampler does).
+    """
+    return hashed(keys) if type(spec) is Spec and spec.family.sampler is not None else keys
 
 
 class Roots:

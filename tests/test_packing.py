@@ -252,3 +252,11 @@ def test_other_generators_keep_their_keys():
     value, gradient = ppl.value_and_grad(OBJECTIVES["separate"])(key, PARAMS)
     assert np.isfinite(value)
     assert np.isfinite(gradient["loc"]).all()
+
+
+@pytest.mark.parametrize("make", [lambda: ppl.poisson(3.0), lambda: ppl.gamma(2.0, 1.0), lambda: ppl.beta(2.0, 3.0)])
+def test_samplers_that_need_a_generator_get_one(make):
+    sampled = ppl.seed(lambda: make().sample())
+    drawn = jax.vmap(sampled)(jr.split(KEY, 20))
+    assert np.isfinite(drawn).all()
+    assert len(np.unique(np.asarray(drawn))) > 3
