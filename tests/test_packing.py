@@ -182,10 +182,11 @@ def test_a_chain_in_the_guide_still_packs_its_densities():
     assert equations(OBJECTIVES["chain of the guide"], PARAMS) <= 260
 
 
-def test_eight_schools_takes_180_equations_and_no_more_logarithms_than_by_hand():
+def test_eight_schools_takes_1_6_times_the_equations_of_one_vector_and_no_more_logarithms_than_by_hand():
     ours, by_hand, args = pair("eight_schools", {})
     mine, theirs = costs(ours)(*args), costs(by_hand)(*args)
-    assert mine.equations <= 180
+    print(mine.equations, theirs.equations)  # 179 and 115 with JAX 0.10; without packing 867.
+    assert mine.equations <= 1.6 * theirs.equations
     assert mine.transcendentals <= theirs.transcendentals + 1
 
 
