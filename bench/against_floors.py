@@ -42,11 +42,19 @@ WORKLOADS = (
 )
 SEED = 0
 NOTES = {
-    "bernoulli_vae": "score function without a baseline on both sides",
-    "state_space": "floor: all steps drawn and scored at once",
-    "state_space_steps": "floor: one scan draws and scores",
-    "many_choices": "floor: one array",
-    "eight_schools": "floor: one packed vector",
+    "vae": "extra: the support test of the pixels, and what a derivative keeps of it",
+    "iwelbo": "extra: the support test of the pixels, and what a derivative keeps of it",
+    "bernoulli_vae": "score function, the same constant baseline on both sides; extra: the zeros whose derivative is "
+    "the cost that a baseline is taken from, one key fold, support tests of pixels and latents",
+    "state_space": "floor: all steps drawn and scored at once; extra: a key for each step (the same hash as one of the "
+    "floor's numbers, counted as two words), scales inside the sums of the model's two densities, not pulled out",
+    "state_space_steps": "floor: one scan draws and scores; ours is taken out of the loop",
+    "many_choices": "floor: one array; comparable are draws, densities and derivatives; extra: a key for each choice, "
+    "first and last term of the chain apart, 200 choices to be traced as they are written",
+    "logistic_regression": "extra: one key fold, the support test of the labels, the prior's constants (they do not "
+    "cancel with the guide's)",
+    "eight_schools": "floor: one packed vector; extra: a key for each choice, tau apart from the other draws (another "
+    "family: slices, pads), the support test of the half-Cauchy",
 }
 
 

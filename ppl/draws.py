@@ -17,6 +17,7 @@ import numpy as np
 
 from ppl import jaxprs
 from ppl.family import Spec
+from ppl.hashed import hashed
 
 Shape = tuple[int, ...]
 Avals = tuple[tuple[Shape, Any], ...]
@@ -102,6 +103,57 @@ class Source:
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnKey(Source):
+    """A key folded for one choice, of which nothing else is drawn."""
+
+    key: Any
+
+    def of(self, spec: Spec):
+        """Return the key for the sampler of a distribution."""
+        return _own(spec, self.key)
+
+    def sample(self, spec, params, shape, num_lanes):
+        """Draw with the key."""
+        return spec.sample(self.of(spec), params, shape)
+
+
+def _own(spec: Spec, keys):
+    """Let samplers of our own read one number off a key.
+
+    Others get it as it is: they may hand it on, or ask for this very generator (JAX's Poisson sampler does).
+    """
+    return hashed(keys) if type(spec) is Spec and spec.family.sampler is not None else keys
+
+
+class Roots:
+    """The keys of the choices of a program, folded from its key all at once.
+
+    Args:
+        key: The program's key.
+        digests: The names of the choices, as numbers.
+    """
+
+    def __init__(self, key, digests: Sequence[int]):
+        self.rows = {digest: row for row, digest in enumerate(digests)}
+        self.keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.array(digests, np.uint32))
+
+    def holds(self, digest) -> bool:
+        """Tell whether the key of a choice is among them."""
+        return digest in self.rows
+
+    def one(self, digest: int):
+        """Return the key of a choice."""
+        return jax.lax.index_in_dim(self.keys, self.rows[digest], keepdims=False)
+
+    def some(self, digests: Sequence[int]):
+        """Return the keys of several choices, stacked."""
+        rows = [self.rows[digest] for digest in digests]
+        if rows != list(range(rows[0], rows[0] + len(rows))):
+            return self.keys[np.array(rows)]
+        return jax.lax.slice_in_dim(self.keys, rows[0], rows[0] + len(rows))
+
+
 class Group:
     """Choices whose noise is drawn together, at the first of their draws.
 
@@ -119,7 +171,7 @@ class Group:
         """Draw the choice of this number; None, if its parameters have other shapes than those of the first."""
         avals = tuple((param.shape, param.dtype) for param in params)
         if self.sampler is None:
-            keys = self.keys()
+            keys = _own(spec, self.keys())
             self.kind, self.sampler = (spec, avals, shape), split_sampler(spec, avals, shape, keys.dtype)
             stacked = jax.vmap(self.sampler.draw)(keys)
             self.noise = [[noise[i] for i in range(len(keys))] for noise in stacked]
@@ -139,7 +191,7 @@ class Member(Source):
     def sample(self, spec, params, shape, num_lanes):
         """Take the noise from the group."""
         value = self.group.sample(self.number, spec, params, shape)
-        return spec.sample(self.key(), params, shape) if value is None else value
+        return spec.sample(_own(spec, self.key()), params, shape) if value is None else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,10 +213,29 @@ class StepKeys(Source):
         return _each_step(self.key, spec, params, shape, num_lanes - self.lanes, self.steps)
 
 
+@dataclasses.dataclass(frozen=True)
+class LaneKeys(Source):
+    """One key for each of the first lanes of a choice, which have been choices of their own.
+
+    Attributes:
+        keys: Their keys, stacked.
+    """
+
+    keys: Any
+
+    def sample(self, spec, params, shape, num_lanes):
+        """Draw under `jax.vmap` over these lanes."""
+        return _each_key(self.keys, spec, params, shape, 0, 0)
+
+
 def _each_step(key, spec: Spec, params: Sequence, shape: Shape, at: int, steps: int):
     if not steps:
-        return spec.sample(key, params, shape)
+        return spec.sample(_own(spec, key), params, shape)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(shape[at], dtype=np.uint32))
+    return _each_key(keys, spec, params, shape, at, steps - 1)
+
+
+def _each_key(keys, spec: Spec, params: Sequence, shape: Shape, at: int, steps: int):
     axes, sliced = [], []
     for param, ndim in zip(params, spec.event_ndims, strict=True):
         laned = param.ndim == len(shape) + ndim  # Others have no lanes at all.
@@ -172,7 +243,7 @@ def _each_step(key, spec: Spec, params: Sequence, shape: Shape, at: int, steps: 
         sliced.append(param.squeeze(at) if shared else param)
         axes.append(at if laned and not shared else None)
     inner = shape[:at] + shape[at + 1 :]
-    step = lambda key, *params: _each_step(key, spec, params, inner, at, steps - 1)
+    step = lambda key, *params: _each_step(key, spec, params, inner, at, steps)
     return jax.vmap(step, in_axes=(0, *axes), out_axes=at)(keys, *sliced)
 
 

@@ -20,7 +20,7 @@ from jax.interpreters import ad, mlir
 
 from ppl import jaxprs
 from ppl._errors import ControlFlowError, PPLError, StrategyError, boundary
-from ppl.draws import Source
+from ppl.draws import OwnKey, Source
 from ppl.family import Spec
 
 choice_p = Primitive("choice")
@@ -157,6 +157,7 @@ def _draw_once(key, *operands, spec, lanes, masked):
 
 def draw(spec: Spec, lanes: Sequence[Lane], masked: bool, key: Any, operands: Sequence) -> jax.Array:
     """Draw a choice from a key or another source; choices of one kind are traced, and differentiated, once."""
+    key = key.of(spec) if isinstance(key, OwnKey) else key
     if isinstance(key, Source):
         return view(spec, lanes, masked, operands).draw(key)
     return _draw_once(key, *operands, spec=spec, lanes=tuple(lanes), masked=masked)

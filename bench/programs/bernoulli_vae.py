@@ -1,13 +1,12 @@
-"""The auto-encoder with Bernoulli latents, by the score function (`STRATEGY` may be given a baseline)."""
+"""The auto-encoder with Bernoulli latents, by the score function with the floor's constant baseline."""
 
 import jax.numpy as jnp
 
 from bench.floors import affine
+from bench.floors.bernoulli_vae import BASELINE
 from bench.programs.vae import over_images
-from estimators import elbo
+from estimators import constant, elbo
 from ppl import bernoulli, gen, reinforce, with_grad
-
-STRATEGY = reinforce()
 
 
 @gen
@@ -24,6 +23,7 @@ def guide(params, observed):
     bernoulli(logits=affine(params["encoder_logits"], hidden)) @ "z"
 
 
-def objective(**_):
+def objective(pixels=784, **_):
     """Return the mean ELBO of a batch."""
-    return over_images(elbo(model, with_grad(guide, {"z": STRATEGY})))
+    strategy = reinforce(baseline=constant(BASELINE * pixels))
+    return over_images(elbo(model, with_grad(guide, {"z": strategy})))

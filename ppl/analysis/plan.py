@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 
@@ -53,6 +53,7 @@ class Plan:
         kept: Choices whose strategies look at costs: direct ones, and those with a baseline.
         mixed: For each of them, the axes (steps, lanes, batch) along which some term mixes elements.
         aux: Which of its results are auxiliary.
+        judge: Judges its pathwise choices, where another program than this one has to be looked at.
     """
 
     body: jaxprs.Body
@@ -66,11 +67,12 @@ class Plan:
     kept: tuple[Location, ...]
     mixed: Mapping[Location, tuple[int, ...]]
     aux: tuple[bool, ...]
+    judge: Callable[[], Smoothness] | None = None
 
     @functools.cached_property
     def smoothness(self) -> Smoothness:
         """Which pathwise choices are unsound: found out once it is asked for."""
-        return smoothness(self.body, self.places, self.aux)
+        return smoothness(self.body, self.places, self.aux) if self.judge is None else self.judge()
 
     def is_reverse(self, scan: Location) -> bool:
         """Tell whether a scan runs backwards."""

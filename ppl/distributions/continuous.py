@@ -76,15 +76,35 @@ inverse_gamma = constructor(
     "p(x) = rate**concentration x**(-concentration - 1) exp(-rate / x) / Gamma(concentration)",
 )
 half_normal = constructor(
-    Family("half_normal", "HalfNormal", parameters(scale=1.0), support.nonnegative, sampler=samplers.half_normal),
+    Family(
+        "half_normal",
+        "HalfNormal",
+        parameters(scale=1.0),
+        support.nonnegative,
+        density=densities.half_normal,
+        sampler=samplers.half_normal,
+    ),
     "p(x) = 2 exp(-x**2 / (2 scale**2)) / (scale sqrt(2 pi))",
 )
 half_cauchy = constructor(
-    Family("half_cauchy", "HalfCauchy", parameters(scale=1.0), support.nonnegative),
+    Family(
+        "half_cauchy",
+        "HalfCauchy",
+        parameters(scale=1.0),
+        support.nonnegative,
+        density=densities.half_cauchy,
+    ),
     "p(x) = 2 / (pi scale (1 + (x / scale)**2))",
 )
 log_normal = constructor(
-    Family("log_normal", "LogNormal", _LOC_SCALE, support.positive, sampler=samplers.log_normal),
+    Family(
+        "log_normal",
+        "LogNormal",
+        _LOC_SCALE,
+        support.positive,
+        density=densities.log_normal,
+        sampler=samplers.log_normal,
+    ),
     "p(x) = exp(-(log x - loc)**2 / (2 scale**2)) / (x scale sqrt(2 pi))",
 )
 weibull = constructor(

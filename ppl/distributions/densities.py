@@ -6,11 +6,13 @@ first: 0 * log(0) is 0, and so is its derivative.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import betaln as _single_betaln
 from jax.scipy.special import gammaln, log_ndtr
 
@@ -226,10 +228,51 @@ def dirichlet_multinomial(value, params):
 # --- On the line -------------------------------------------------------------------------------------------------
 
 
+@jax.custom_jvp
+def _normal(value, loc, scale):
+    z = (value - loc) / scale
+    return -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
+
+
+@functools.partial(_normal.defjvp, symbolic_zeros=True)
+def _normal_rule(primals, tangents):
+    """Differentiate: z / scale for the location, (z**2 - 1) / scale for the scale, half of what JAX works out."""
+    value, loc, scale = primals
+    d_value, d_loc, d_scale = tangents
+    z = (value - loc) / scale
+    slope = z / scale
+    log_prob = -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
+    parts = [] if _is_zero(d_loc) else [slope * d_loc]
+    parts += [] if _is_zero(d_value) else [-slope * d_value]
+    parts += [] if _is_zero(d_scale) else [(slope * z - 1 / scale) * d_scale]
+    tangent = functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(log_prob)
+    return log_prob, jnp.broadcast_to(tangent, log_prob.shape).astype(log_prob.dtype)
+
+
+def _is_zero(tangent) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
 def normal(value, params):
     """Compute -z**2 / 2 - log(scale) - log(2 pi) / 2, z = (x - loc) / scale; what has no lanes is added up first."""
-    z = (value - params["loc"]) / params["scale"]
-    return -0.5 * jnp.square(z) - (jnp.log(params["scale"]) + math.log(2 * math.pi) / 2)
+    return _normal(value, params["loc"], params["scale"])
+
+
+def half_normal(value, params):
+    """Compute the normal density around 0, twice."""
+    z = value / params["scale"]
+    return -0.5 * jnp.square(z) - (jnp.log(params["scale"]) + math.log(math.pi / 2) / 2)
+
+
+def log_normal(value, params):
+    """Compute the normal density of log x less log x, which is the log of dx / d(log x)."""
+    log_value = jnp.log(value)
+    return normal(log_value, params) - log_value
+
+
+def half_cauchy(value, params):
+    """Compute log(2 / pi) - log(scale) - log(1 + (x / scale)**2)."""
+    return math.log(2 / math.pi) - jnp.log(params["scale"]) - jnp.log1p(jnp.square(value / params["scale"]))
 
 
 def truncated_normal(value, params):

@@ -21,6 +21,11 @@ def _location_scale(draw: Callable) -> Callable:
     return lambda key, params, shape: params["loc"] + _flat(draw, key, shape) * params["scale"]
 
 
+def standard_normal(key, params, shape):
+    """Draw the noise that normal and log-normal values are made of."""
+    return _flat(jax.random.normal, key, shape)
+
+
 normal = _location_scale(jax.random.normal)
 laplace = _location_scale(jax.random.laplace)
 logistic = _location_scale(jax.random.logistic)

@@ -2,5 +2,7 @@
 
 from ppl.passes.draws import plan_draws as plan_draws
 from ppl.passes.fusion import fuse as fuse
-from ppl.passes.sums import merge_sums as merge_sums
+from ppl.passes.merging import merge_sums as merge_sums
+from ppl.passes.pack import flatten as flatten
+from ppl.passes.pack import pack as pack
 from ppl.passes.vectorise import vectorise as vectorise

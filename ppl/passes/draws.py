@@ -68,7 +68,7 @@ def _walk(body: jaxprs.Body, location: Location, scope: dict, scopes: list, step
 
 def _may_share(eqn) -> bool:
     strategy = eqn.params["strategy"]
-    drawn = strategy is None or strategy.mode != "enumerate"
+    drawn = (strategy is None or strategy.mode != "enumerate") and not isinstance(eqn.params["digest"], tuple)
     return drawn and not eqn.params["spec"].silent and math.prod(eqn.outvars[0].aval.shape) <= DRAW_ELEMENTS
 
 

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ppl.hashed import is_read_off
+
 RANDOM_WEIGHT = 60
 """Operations for 32 random bits: Threefry-2x32 in 20 rounds of 5 and 5 key injections of 3 makes two words
 (Salmon et al. 2011, section 3.3), which is 115 in all."""
@@ -89,6 +91,8 @@ def _triangular_solve(eqn) -> int:
 def random_words(eqn) -> int:
     """Return the number of 32-bit words that the generator makes."""
     if eqn.primitive.name == "random_bits":
+        if is_read_off(eqn):
+            return 0
         return _out(eqn) * max(eqn.params["bit_width"] // 32, 1)
     return 2 * _out(eqn) if eqn.primitive.name in ("random_split", "random_fold_in") else _out(eqn)
 

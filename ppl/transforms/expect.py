@@ -24,7 +24,17 @@ from ppl.transforms.axes import Val
 from ppl.transforms.direct import estimate_with_costs
 from ppl.transforms.evaluate import Evaluator
 from ppl.transforms.noise import KeyNoise
-from ppl.transforms.programs import Program, check_key, keyed, name_of, require_function, stage_program, with_body
+from ppl.transforms.packed import pack_program
+from ppl.transforms.programs import (
+    Program,
+    check_key,
+    drawn_places,
+    keyed,
+    name_of,
+    require_function,
+    stage_program,
+    with_body,
+)
 
 
 @boundary
@@ -59,9 +69,9 @@ def expect(function: Callable, has_aux: bool = False) -> Callable[..., Any]:
         key, args = args[0], args[1:]
         program = stage_program(function, args)
         aux = check_results(program, has_aux)
-        program = prepare(program, aux)
-        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
-        outs = estimator(program, aux)(noise, program.leaves)
+        program, judge = pack_program(prepare(program, aux), aux, key)
+        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body)).rooted(drawn_places(program))
+        outs = estimator(program, aux, judge)(noise, program.leaves)
         results = program.staged.results(outs)
         return (results[0], jax.tree.map(_detach, results[1])) if has_aux else results
 
@@ -133,11 +143,15 @@ def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES)
     return dataclasses.replace(program, plan=plan)
 
 
-def estimator(program: Program, aux: Sequence[bool]) -> Callable[[Any, Sequence], list]:
-    """Return the estimator of a program as a function of a source of noise and the traced arguments."""
+def estimator(program: Program, aux: Sequence[bool], judge: Callable | None = None) -> Callable[[Any, Sequence], list]:
+    """Return the estimator of a program as a function of a source of noise and the traced arguments.
+
+    `judge` says which pathwise choices are unsound, where that is known of the program before it was packed.
+    """
     plan = program.plan
     if plan is None or plan.body is not program.staged.body or plan.aux != tuple(aux):
         plan = make_plan(program.staged.body, program.places, aux)
+    plan = plan if judge is None else dataclasses.replace(plan, judge=judge)
 
     def estimate(noise, leaves):
         if plan.kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
-from ppl.draws import Group, Member, StepKeys, is_counter_based
+from ppl.draws import Group, LaneKeys, Member, OwnKey, Roots, StepKeys, is_counter_based
 from ppl.interpreter import Place
 from ppl.passes.draws import Draws
 from ppl.primitives import View
@@ -50,6 +50,7 @@ class KeyNoise(Noise):
         draws: Which choices are drawn together, and which have left their loops.
         steps: The current step of each scan around this body, outermost first.
         groups: The groups drawn so far in this body.
+        roots: The keys of choices, where they have been folded at once.
     """
 
     repeatable: ClassVar[bool] = True
@@ -59,24 +60,50 @@ class KeyNoise(Noise):
     draws: Draws = dataclasses.field(default_factory=Draws)
     steps: tuple[Any, ...] = ()
     groups: dict[tuple[Location, ...], Group] = dataclasses.field(default_factory=dict)
+    roots: Roots | None = None
 
     def key_at(self, location: Location):
         """Return the key of a choice."""
         return self._key(self.digests[location])
 
     def _key(self, digest):
-        return functools.reduce(jax.random.fold_in, self.steps, jax.random.fold_in(self.key, digest))
+        found = self.roots is not None and self.roots.holds(digest)
+        root = self.roots.one(digest) if found else jax.random.fold_in(self.key, digest)
+        return functools.reduce(jax.random.fold_in, self.steps, root)
+
+    def _keys(self, digests):
+        """Return the keys of several choices, stacked."""
+        if self.roots is None or not all(map(self.roots.holds, digests)):
+            roots = jax.vmap(jax.random.fold_in, (None, 0))(self.key, np.array(digests, np.uint32))
+        else:
+            roots = self.roots.some(digests)
+        return functools.reduce(
+            lambda keys, step: jax.vmap(jax.random.fold_in, (0, None))(keys, step), self.steps, roots
+        )
+
+    def rooted(self, drawn: Iterable[Location]) -> KeyNoise:
+        """Fold the keys of all choices that are drawn at once, those that are drawn together side by side."""
+        order: dict[Location, None] = {}
+        for location in drawn:
+            order.update(dict.fromkeys(self.draws.groups.get(location, (location,))))
+        names = [self.digests[location] for location in order]
+        digests = [one for name in names for one in (name if isinstance(name, tuple) else (name,))]
+        if len(digests) < 2 or not is_counter_based(self.key):
+            return self
+        return dataclasses.replace(self, roots=Roots(self.key, digests))
 
     def source_at(self, location: Location):
         """Return what a choice is drawn with: its key, or something that gives the same numbers."""
         if location in self.draws.steps:
             return StepKeys(self.key_at(location), *self.draws.steps[location])
+        if isinstance(self.digests[location], tuple):  # Choices that a pass has packed.
+            return LaneKeys(self._keys(self.digests[location]))
         members = self.draws.groups.get(location)
         if members is None or not is_counter_based(self.key):
-            return self.key_at(location)
+            return OwnKey(self.key_at(location))
         if members not in self.groups:
-            digests = np.array([self.digests[member] for member in members], np.uint32)
-            self.groups[members] = Group(lambda: jax.vmap(self._key)(digests))
+            digests = [self.digests[member] for member in members]
+            self.groups[members] = Group(lambda: self._keys(digests))
         return Member(self.groups[members], members.index(location), lambda: self.key_at(location))
 
     def draw(self, location: Location, view: View):
@@ -89,11 +116,11 @@ class KeyNoise(Noise):
 
     def enter(self, extra: Any) -> KeyNoise:
         """Return the source for one step."""
-        return KeyNoise(self.key, self.digests, self.draws, (*self.steps, extra))
+        return KeyNoise(self.key, self.digests, self.draws, (*self.steps, extra), roots=self.roots)
 
     def branch(self) -> KeyNoise:
         """Return the source for a branch or a checkpointed body, which draws its groups inside."""
-        return KeyNoise(self.key, self.digests, self.draws, self.steps)
+        return KeyNoise(self.key, self.digests, self.draws, self.steps, roots=self.roots)
 
     def leave(self) -> Any:
         """Return what a body hands out."""

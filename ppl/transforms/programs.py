@@ -126,6 +126,12 @@ def list_places(body: jaxprs.Body) -> tuple[dict, dict]:
     return found, _digests(found)
 
 
+def drawn_places(program: Program) -> list[tuple[int, ...]]:
+    """List the choices that are drawn when costs are estimated: all but enumerated ones."""
+    modes = {where: getattr(place.eqn.params["strategy"], "mode", None) for where, place in program.places.items()}
+    return [where for where, mode in modes.items() if mode != "enumerate"]
+
+
 def with_body(program: Program, body: jaxprs.Body) -> Program:
     """Return a rewritten program; its choices are listed anew."""
     if body is program.staged.body:

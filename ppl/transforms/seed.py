@@ -54,7 +54,7 @@ def seed(function: Callable) -> Callable[..., Any]:
         program = stage_program(function, args)
         program = with_body(program, vectorise(program.staged.body, digests=program.digests))
         sound = functools.cache(lambda: _unsound(program))
-        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body))
+        noise = KeyNoise(key, program.digests, plan_draws(program.staged.body)).rooted(program.places)
         outs = _Seed(noise, program.places, sound).run(program.staged.body, program.leaves)
         return program.staged.results(outs)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ppl.analysis.dependence import Location
-from ppl.draws import StepKeys
+from ppl.draws import OwnKey, StepKeys
 from ppl.primitives import View
 from ppl.transforms.records import spread
 
@@ -82,7 +82,7 @@ class TailNoise:
         if self._changed(location) is False:
             return self.base.source_at(location)
         key, steps = self.key_at(location), self.base.draws.steps.get(location)
-        return key if steps is None else StepKeys(key, *steps)
+        return OwnKey(key) if steps is None else StepKeys(key, *steps)
 
     def _draw(self, location: Location, view: View):
         changed = self._changed(location)
