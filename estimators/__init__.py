@@ -1,7 +1,10 @@
 """Objectives and gradient strategies, written against the public names of `ppl`."""
 
+from estimators.objectives import diwhvi as diwhvi
 from estimators.objectives import elbo as elbo
+from estimators.objectives import hvi as hvi
 from estimators.objectives import iwelbo as iwelbo
+from estimators.objectives import iwhvi as iwhvi
 from estimators.strategies import constant as constant
 from estimators.strategies import enum as enum
 from estimators.strategies import implicit as implicit

@@ -1,0 +1,33 @@
+"""Particles: independent runs along a leading axis, and the mean of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ppl._errors import PPLError, user_source
+
+
+def log_mean_exp(log_weights: jax.Array) -> jax.Array:
+    """Return the logarithm of the mean weight."""
+    return jax.nn.logsumexp(log_weights) - jnp.log(log_weights.shape[0])
+
+
+def particles_of(function: Callable[[], Any], number: int) -> Any:
+    """Evaluate a stochastic function so many times, independently, along a leading axis."""
+    return jax.vmap(lambda _: function())(jnp.arange(number))
+
+
+def require_count(usage: str, particles: Any) -> int:
+    """Refuse anything but a positive int."""
+    if isinstance(particles, int) and not isinstance(particles, bool) and particles >= 1:
+        return particles
+    raise PPLError(
+        f"`{usage}` takes a positive number of particles.",
+        where=user_source(),
+        got=repr(particles),
+        remedy="give an int of at least 1",
+    )
