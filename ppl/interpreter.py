@@ -210,7 +210,7 @@ def _walk(body, location, prefix, scans, branches, *primitives) -> Iterator[Plac
             bodies = jaxprs.read_branches(eqn)
             for number, branch in enumerate(bodies):
                 inner = (*branches, (here, number, len(bodies)))
-                yield from _walk(branch, (*here, number), prefix, scans, inner, choice_p, call_p)
+                yield from _walk(branch, (*here, number), prefix, scans, inner, *primitives)
         elif eqn.primitive is call_p:
             nested = (*prefix, *eqn.params["address"])
             yield from _walk(jaxprs.read_call(eqn), (*here, 0), nested, scans, branches, *primitives)

@@ -300,7 +300,7 @@ class Run(Sliced):
         view, base = view_of_stochastic(eqn, values), self.path(eqn)
         paths = [(*base, *kept.path) for kept in eqn.params["kept"]]
         given = [self._given(path, None) for path in paths]
-        known = all_or_none(base, paths, given, eqn)
+        known = all_or_none(base, paths, given, eqn, self.mode == "assess")
         run = Relabel(base).run
         if known:
             dtypes = [kept.dtype for kept in eqn.params["kept"]]
@@ -438,11 +438,14 @@ def _value(given, sampled, partly: bool):
     return given.value if isinstance(given, Masked) else given
 
 
-def all_or_none(base: Path, paths: Sequence[Path], given: Sequence, eqn) -> bool:
-    """Tell whether the choices of a stochastic density are given; refuse some of them."""
+def all_or_none(base: Path, paths: Sequence[Path], given: Sequence, eqn, complete: bool = False) -> bool:
+    """Tell whether the choices of a stochastic density are given; refuse some of them, and parts of them.
+
+    If `complete`, a mask says where choices are made; else where they are known.
+    """
     known = [leaf is not None for leaf in given]
-    partly = any(isinstance(leaf, Masked) and not eqn.params["masked"] for leaf in given)
-    if any(known) != all(known) or partly:
+    partly = not complete and any(isinstance(leaf, Masked) for leaf in given)
+    if 0 < sum(known) < len(known) or partly:
         listed = ", ".join(f'"{show(path)}"' for path in paths)
         raise AddressError(
             f"Some choices of the stochastic density {eqn.params['label']!r} are given, others are not.",
