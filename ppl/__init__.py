@@ -1,5 +1,6 @@
 """A probabilistic programming language on JAX in which variational inference is programmable."""
 
+from ppl import methods as methods
 from ppl._errors import AddressError as AddressError
 from ppl._errors import ControlFlowError as ControlFlowError
 from ppl._errors import PPLError as PPLError
@@ -94,6 +95,8 @@ from ppl.transforms import grad as grad
 from ppl.transforms import hessian as hessian
 from ppl.transforms import jvp as jvp
 from ppl.transforms import log_joint as log_joint
+from ppl.transforms import marginal as marginal
+from ppl.transforms import normalize as normalize
 from ppl.transforms import scale as scale
 from ppl.transforms import seed as seed
 from ppl.transforms import simulate as simulate

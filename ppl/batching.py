@@ -18,6 +18,7 @@ from jax import lax
 from ppl import jaxprs
 from ppl.interpreter import Interpreter
 from ppl.primitives import call_p, choice_p, factor_p
+from ppl.stochastic.primitive import rewritten, stochastic_p
 from ppl.value_checks import check_p, checking
 
 
@@ -53,6 +54,8 @@ class _Deepen(Rebind):
             return choice_p.bind(*values, **dict(eqn.params, depth=eqn.params["depth"] + 1))
         if eqn.primitive is factor_p:
             return super().special(eqn, values)
+        if eqn.primitive is stochastic_p:
+            return rewritten(eqn, values, self.run, depth=eqn.params["depth"] + 1)
         return call_p.bind(*values, **dict(eqn.params, jaxpr=_rewritten(eqn.params["jaxpr"], self)))
 
 
@@ -76,6 +79,8 @@ class _Mask(Rebind):
             return self._call(eqn, values)
         if eqn.primitive is factor_p:
             return factor_p.bind(jnp.where(self.mask, values[0], 0), **eqn.params)
+        if eqn.primitive is stochastic_p:
+            return self._stochastic(eqn, values)
         if eqn.params["spec"].silent:
             return super().special(eqn, values)
         params = dict(eqn.params, guards=(self.guard, *eqn.params["guards"]))
@@ -85,6 +90,12 @@ class _Mask(Rebind):
             lanes = tuple(dataclasses.replace(lane, mapped=(*lane.mapped, False)) for lane in eqn.params["lanes"])
             values, params = [*values, self.mask], dict(params, masked=True, lanes=lanes)
         return choice_p.bind(*values, **params)
+
+    def _stochastic(self, eqn, values):
+        sizes = tuple(lane.size for lane in eqn.params["lanes"])
+        *operands, inner = values if eqn.params["masked"] else (*values, True)
+        params = dict(eqn.params, guards=(self.guard, *eqn.params["guards"]), masked=True)
+        return stochastic_p.bind(*operands, jnp.broadcast_to(self.mask & inner, sizes), **params)
 
     def _laned(self, mask, eqn):
         return jnp.reshape(self.mask, (1,) * jnp.ndim(mask))

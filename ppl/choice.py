@@ -135,10 +135,14 @@ class Choice:
         return self._bind(path, "/".join(path))
 
     @boundary
-    def sample(self) -> jax.Array:
-        """Make the choice without an address: for objectives, not for the body of a `@gen` function."""
+    def sample(self, label: str | None = None) -> jax.Array:
+        """Make the choice without an address: for objectives, not for the body of a `@gen` function.
+
+        Args:
+            label: Its name in reports and for `with_grad`; by default that of the distribution.
+        """
         self.used = True
-        return self._bind(None, self.spec.family.name)
+        return self._bind(None, label or self.spec.family.name)
 
     def _bind(self, address, label):
         (value,) = bind_choice(

@@ -130,6 +130,24 @@ class GenerativeFunction:
         return jaxprs.stage(body, args)
 
     @boundary
+    def addresses(self, *args: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the "/"-joined addresses of the choices, with shape and dtype in a trace; nothing is run.
+
+        Example:
+            >>> import ppl
+            >>> ppl.gen(lambda n: ppl.bernoulli(0.5) @ ("group", "b")).addresses(3)
+            {'group/b': ShapeDtypeStruct(shape=(), dtype=int32)}
+        """
+        from ppl.transforms.layout import addressed, trace_shape
+        from ppl.transforms.programs import list_places
+
+        places, _ = list_places(self.stage(args)[0].body)
+        return {
+            choicemap.show(path): jax.ShapeDtypeStruct(trace_shape(place), place.eqn.outvars[0].aval.dtype)
+            for path, place in addressed(places).items()
+        }
+
+    @boundary
     def simulate(self, key: jax.Array | None = None, *args: Any) -> Trace:
         """Run the program: `ppl.seed(ppl.simulate(gf))(key, *args)`."""
         from ppl.transforms import seed, simulate

@@ -183,31 +183,38 @@ class Place:
     branches: tuple[tuple[tuple[int, ...], int, int], ...]
 
 
-def places(body: Body, choice_p, call_p) -> list[Place]:
-    """List the random choices of a program in order; refuse those that have no meaning where they stand."""
-    return list(_walk(body, (), (), (), (), choice_p, call_p))
+def places(body: Body, choice_p, call_p, several: dict) -> list[Place]:
+    """List the random choices of a program in order; refuse those that have no meaning where they stand.
+
+    `several` lists, by primitive, stand-ins for the choices of an equation that makes several.
+    """
+    return list(_walk(body, (), (), (), (), choice_p, call_p, several))
 
 
-def _walk(body, location, prefix, scans, branches, choice_p, call_p) -> Iterator[Place]:
+def _walk(body, location, prefix, scans, branches, *primitives) -> Iterator[Place]:
+    choice_p, call_p, several = primitives
     for index, eqn in enumerate(body.eqns):
         here = (*location, index)
         if eqn.primitive is choice_p:
             yield Place(here, eqn, prefix, scans, branches)
+        elif eqn.primitive in several:
+            for number, stand in enumerate(several[eqn.primitive](eqn)):
+                yield Place((*here, number), stand, prefix, scans, branches)
         elif not jaxprs.holds_choice(eqn) or eqn.primitive.name == "factor":
             continue
         elif eqn.primitive is jaxprs.scan_p:
             view = jaxprs.read_scan(eqn)
             inner = (*scans, (here, view.length))
-            yield from _walk(view.body, (*here, 0), prefix, inner, branches, choice_p, call_p)
+            yield from _walk(view.body, (*here, 0), prefix, inner, branches, *primitives)
         elif eqn.primitive is jaxprs.cond_p:
             bodies = jaxprs.read_branches(eqn)
             for number, branch in enumerate(bodies):
                 inner = (*branches, (here, number, len(bodies)))
-                yield from _walk(branch, (*here, number), prefix, scans, inner, choice_p, call_p)
+                yield from _walk(branch, (*here, number), prefix, scans, inner, *primitives)
         elif eqn.primitive is call_p:
             nested = (*prefix, *eqn.params["address"])
-            yield from _walk(jaxprs.read_call(eqn), (*here, 0), nested, scans, branches, choice_p, call_p)
+            yield from _walk(jaxprs.read_call(eqn), (*here, 0), nested, scans, branches, *primitives)
         elif eqn.primitive in (jaxprs.jit_p, jaxprs.remat_p):
-            yield from _walk(jaxprs.read_call(eqn), (*here, 0), prefix, scans, branches, choice_p, call_p)
+            yield from _walk(jaxprs.read_call(eqn), (*here, 0), prefix, scans, branches, *primitives)
         else:
             raise refuse(eqn)

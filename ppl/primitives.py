@@ -22,6 +22,7 @@ from ppl import jaxprs
 from ppl._errors import ControlFlowError, PPLError, StrategyError, boundary
 from ppl.draws import OwnKey, Source
 from ppl.family import Spec
+from ppl.refusals import refuse_or_collect
 
 choice_p = Primitive("choice")
 choice_p.multiple_results = True
@@ -347,6 +348,25 @@ continuous_p.def_abstract_eval(lambda x: x)
 mlir.register_lowering(continuous_p, lambda context, x: [x])
 ad.primitive_jvps[continuous_p] = lambda primals, tangents: (continuous_p.bind(*primals), *tangents)
 jaxprs.fancy_batchers[continuous_p] = lambda axis_data, values, dims: (continuous_p.bind(*values), *dims)
+
+
+# --- The guard of a jump -----------------------------------------------------------------------------------------
+
+guard_p = Primitive("jump_guard")
+guard_p.def_impl(lambda x, jump: x)
+guard_p.def_abstract_eval(lambda x, jump: x)
+mlir.register_lowering(guard_p, lambda context, x, jump: [x])
+jaxprs.fancy_batchers[guard_p] = lambda axis_data, values, dims, jump: (guard_p.bind(*values, jump=jump), *dims)
+
+
+@boundary
+def _guard_jvp(primals, tangents, *, jump):
+    if not isinstance(tangents[0], ad.Zero):
+        refuse_or_collect(jump.error)
+    return guard_p.bind(*primals, jump=jump), tangents[0]
+
+
+ad.primitive_jvps[guard_p] = _guard_jvp
 
 
 # --- Binding -----------------------------------------------------------------------------------------------------

@@ -77,7 +77,8 @@ class Whole(Spec):
         return function(*laned, *params)
 
 
-def _family(name: str, discrete: bool) -> Family:
+def unknown_support(name: str, discrete: bool) -> Family:
+    """Return a family of which nothing is known but whether its values are discrete."""
     return Family(name, name, (), _anywhere, discrete=discrete)
 
 
@@ -156,7 +157,7 @@ def foreign(distribution: Any) -> tuple[Foreign, list]:
     discrete = not jnp.issubdtype(out.dtype, jnp.inexact)
     operands = [*sampler_consts, *density_consts]
     spec = Foreign(
-        _family(name, discrete),
+        unknown_support(name, discrete),
         tuple(f"operand{i}" for i in range(len(operands))),
         shape=out.shape,
         dtype=np.dtype(np.int32) if discrete else out.dtype,
@@ -215,7 +216,7 @@ def score_spec(score_fn: Callable, shape: tuple[int, ...]) -> tuple[ScorePrior, 
     ndims = tuple(jnp.ndim(operand) for operand in operands)
     names = tuple(f"operand{i}" for i in range(len(operands)))
     return ScorePrior(
-        _family("score_prior", False), names, shape=shape, dtype=dtype, ndims=ndims, score=score
+        unknown_support("score_prior", False), names, shape=shape, dtype=dtype, ndims=ndims, score=score
     ), operands
 
 
@@ -252,7 +253,7 @@ class Subset(Whole):
 
 def subset(n: int, size: int) -> Subset:
     """Return the distribution of `size` distinct indices below n."""
-    return Subset(_family("subset", True), (), shape=(size,), dtype=np.dtype(np.int32), n=n, size=size)
+    return Subset(unknown_support("subset", True), (), shape=(size,), dtype=np.dtype(np.int32), n=n, size=size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,4 +273,4 @@ class FreshKey(Whole):
 
 def fresh_key_spec() -> FreshKey:
     """Return the distribution of keys."""
-    return FreshKey(_family("fresh_key", True), (), dtype=_key_shape().dtype)
+    return FreshKey(unknown_support("fresh_key", True), (), dtype=_key_shape().dtype)

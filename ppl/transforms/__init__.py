@@ -13,6 +13,8 @@ from ppl.transforms.grad import hessian as hessian
 from ppl.transforms.grad import jvp as jvp
 from ppl.transforms.grad import value_and_grad as value_and_grad
 from ppl.transforms.log_joint import log_joint as log_joint
+from ppl.transforms.marginal import marginal as marginal
+from ppl.transforms.normalize import normalize as normalize
 from ppl.transforms.seed import seed as seed
 from ppl.transforms.simulate import simulate as simulate
 from ppl.transforms.update import project as project

@@ -11,18 +11,27 @@ from typing import Any
 import jax.numpy as jnp
 
 from ppl import choicemap, jaxprs
-from ppl._errors import AddressError, StrategyError, boundary
+from ppl._errors import AddressError, PPLError, StrategyError, boundary
 from ppl.batching import Rebind
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction
 from ppl.primitives import Lane, bind_density, call_p, factor_p, view_of
 from ppl.specs import Subset
+from ppl.stochastic.primitive import KeptSpec, inner_labels, rewritten, stochastic_p
 from ppl.strategies.protocol import Strategy, as_strategy
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed, label_path
 from ppl.transforms.programs import list_places, name_of, stage_function
 from ppl.transforms.records import spread
-from ppl.transforms.run import Rewrite, Subsample, drawn_rows, require_gf, spread_weights, subsamples_around
+from ppl.transforms.run import (
+    Rewrite,
+    Subsample,
+    all_or_none,
+    drawn_rows,
+    require_gf,
+    spread_weights,
+    subsamples_around,
+)
 
 
 class Derived(GenerativeFunction):
@@ -43,8 +52,8 @@ class Derived(GenerativeFunction):
         return staged.results(Rebind(()).run(staged.body, leaves))
 
 
-def _rewritten(body: jaxprs.Body, places, change: Callable, arrays: Mapping[Path, Any]) -> jaxprs.Body:
-    walk = Rewrite(places, change, arrays)
+def _rewritten(body: jaxprs.Body, places, change: Callable, arrays: Mapping[Path, Any], stochastic) -> jaxprs.Body:
+    walk = Rewrite(places, change, arrays, stochastic=stochastic)
     return jaxprs.restage(lambda *leaves: walk.run(body, leaves), jaxprs.in_shapes(body))
 
 
@@ -74,14 +83,18 @@ def with_grad(program: Any, strategies: Mapping[str, Any]) -> Any:
 
     def rewrite(body: jaxprs.Body) -> jaxprs.Body:
         places, _ = list_places(body)
-        chosen = _chosen(table, [label_path(place) for place in places.values() if not _silent(place)])
+        listed = [label_path(place) for place in places.values() if _has_strategy(place)]
+        chosen = _chosen(table, [*listed, *dict.fromkeys(inner_labels(body))])
 
         def change(eqn, values, path, full, _):
             if eqn.primitive is factor_p or path not in chosen or full["spec"].silent:
                 return None
             return eqn.primitive.bind(*values, **dict(full, strategy=_checked(chosen[path], full)))
 
-        return _rewritten(body, places, change, {})
+        def stochastic(eqn, values, path, _):
+            return rewritten(eqn, values, _Restrategise(chosen, path).run, address=path, label=show(path))
+
+        return _rewritten(body, places, change, {}, stochastic)
 
     if isinstance(program, GenerativeFunction):
         return Derived(program, rewrite)
@@ -96,8 +109,23 @@ def with_grad(program: Any, strategies: Mapping[str, Any]) -> Any:
     return other
 
 
-def _silent(place) -> bool:
-    return place.eqn.params["spec"].silent
+def _has_strategy(place) -> bool:
+    return not place.eqn.params["spec"].silent and not isinstance(place.eqn.params["spec"], KeptSpec)
+
+
+class _Restrategise(Rebind):
+    """Give other strategies to the choices inside of a stochastic density."""
+
+    def __init__(self, chosen: Mapping[Path, Strategy | None], prefix: Path):
+        super().__init__(())
+        self.chosen, self.prefix = chosen, prefix
+
+    def special(self, eqn, values):
+        params = eqn.params
+        path = (*self.prefix, *params["label"].split("/"))
+        if path in self.chosen and not params["spec"].silent:
+            params = dict(params, strategy=_checked(self.chosen[path], params))
+        return eqn.primitive.bind(*values, **params)
 
 
 def _chosen(table: Mapping[str, Strategy | None], paths: list[Path]) -> dict[Path, Strategy | None]:
@@ -160,7 +188,16 @@ def scale(gf: GenerativeFunction, weights: Mapping[str, Any]) -> GenerativeFunct
             _weigh(weight, outs[0], values, path, full)
             return outs
 
-        return _rewritten(body, places, change, arrays)
+        def stochastic(eqn, values, path, slots):
+            if all(slot is None for slot in slots):
+                return stochastic_p.bind(*values, **dict(eqn.params, address=path, label=show(path)))
+            raise PPLError(
+                "The density of a stochastic density cannot be scaled: it is known by an estimate only.",
+                where=f'"{show(path)}" at {eqn.params["source"]}',
+                remedy="scale the choices of the program that it was made from, or use `elbo(..., weights=...)`",
+            )
+
+        return _rewritten(body, places, change, arrays, stochastic)
 
     return Derived(gf, rewrite)
 
@@ -255,9 +292,19 @@ def condition(gf: GenerativeFunction, observed: Any) -> GenerativeFunction:
     def rewrite(body: jaxprs.Body) -> jaxprs.Body:
         places, _ = list_places(body)
         values_by_path = check_given(gf.name, addressed(places), flat, complete=False)
-        return _rewritten(body, places, _Fix(), values_by_path)
+        return _rewritten(body, places, _Fix(), values_by_path, _fix_stochastic)
 
     return Derived(gf, rewrite)
+
+
+def _fix_stochastic(eqn, values, path: Path, given: list) -> list:
+    """Fix what a stochastic density keeps: the estimate of its density weighs the program."""
+    params = dict(eqn.params, address=path, label=show(path))
+    if not all_or_none(path, [(*path, *kept.path) for kept in params["kept"]], given, eqn):
+        return stochastic_p.bind(*values, **params)
+    fixed = [leaf.astype(kept.dtype) for leaf, kept in zip(given, params["kept"], strict=True)]
+    outs = stochastic_p.bind(*fixed, *values, **dict(params, simulate=params["estimate"], kept=(), fixed=True))
+    return [*fixed, *outs]
 
 
 class _Fix:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ppl._errors import PPLError, boundary
-
-_found: list[list[PPLError]] = []
-
-
-@contextlib.contextmanager
-def refusals() -> Iterator[list[PPLError]]:
-    """Collect the errors of derivatives that are refused, in place of raising them: for reports, which trace once."""
-    _found.append([])
-    try:
-        yield _found[-1]
-    finally:
-        _found.pop()
+from ppl.refusals import refusals as refusals
+from ppl.refusals import refuse_or_collect
 
 
 def forbid_tangents(values: Sequence, error: Callable[[], PPLError]) -> list:
@@ -37,9 +26,7 @@ def _forbid(value, error):
     @boundary
     def rule(primals, tangents):
         if not isinstance(tangents[0], SymbolicZero):
-            if not _found:
-                raise error()
-            _found[-1].append(error())
+            refuse_or_collect(error)
         return primals[0], tangents[0]
 
     identity.defjvp(rule, symbolic_zeros=True)

@@ -20,6 +20,8 @@ from ppl.choice import tracing
 from ppl.generative import GenerativeFunction
 from ppl.interpreter import Place, places
 from ppl.primitives import call_p, choice_p, factor_p
+from ppl.stochastic.inlining import written_out
+from ppl.stochastic.primitive import kept_choices, stochastic_p
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +119,16 @@ def stage_program(function: Callable, args: tuple) -> Program:
             expected="factors and score priors in generative functions that are assessed",
             remedy="pass the generative function to an objective, such as `elbo`",
         )
+    staged = dataclasses.replace(staged, body=written_out(staged.body))
     return Program(name_of(function), staged, leaves, *list_places(staged.body))
+
+
+_SEVERAL = {stochastic_p: lambda eqn: kept_choices(eqn, choice_p)}
 
 
 def list_places(body: jaxprs.Body) -> tuple[dict, dict]:
     """List the choices of a body by location, and their digests."""
-    found = {place.location: place for place in places(body, choice_p, call_p)}
+    found = {place.location: place for place in places(body, choice_p, call_p, _SEVERAL)}
     return found, _digests(found)
 
 
@@ -144,6 +150,8 @@ def unnormalised(body: jaxprs.Body):
     """Return an equation that makes a program unnormalised (a factor, a prior known by its score), or None."""
     for eqn in body.eqns:
         if eqn.primitive is factor_p or (eqn.primitive is choice_p and not eqn.params["spec"].can_sample):
+            return eqn
+        if eqn.primitive is stochastic_p and eqn.params["fixed"]:
             return eqn
         if jaxprs.holds_choice(eqn):
             found = [unnormalised(inner) for inner in jaxprs.inner_bodies(eqn)]

@@ -18,6 +18,8 @@ from ppl.generative import GenerativeFunction, Trace
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import Lane, bind_choice, bind_density, call_p, choice_p, factor_p, lane_shapes, view_of
 from ppl.specs import Subset
+from ppl.stochastic.inlining import Relabel
+from ppl.stochastic.primitive import stochastic_p, view_of_stochastic
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed, label_path, outer_lanes, trace_shape
 from ppl.transforms.programs import list_places, name_of, source_of, unnormalised
@@ -63,6 +65,7 @@ def run(
     track: bool = False,
     normalised: bool = False,
     valued: bool = False,
+    weighed: Callable[[Mapping[Path, Place]], frozenset[Path]] | None = None,
 ) -> Outcome:
     """Run a generative function on given choices.
 
@@ -77,6 +80,7 @@ def run(
         track: Whether to keep each choice's plain log density, without weights.
         normalised: Whether to refuse programs with factors or with priors known by their score.
         valued: Whether to refuse the latter only: their log density has no value.
+        weighed: Choices that count in the log weight, as a function of the program's choices; None: those given.
     """
     staged, leaves = gf.stage(args)
     if normalised:
@@ -88,6 +92,7 @@ def run(
     given = given(by_path) if callable(given) else given
     given = check_given(gf.name, by_path, given, complete=mode == "assess")
     walk = Run(places, given, mode, spread_weights(weights or {}, by_path), track)
+    walk.weighed = None if weighed is None else weighed(by_path)
     retval = staged.results(walk.run(staged.body, leaves))
     penalties = [] if mode == "update" else _mask_mismatch(walk.records, given, mode)
     choices = choicemap.nest({path: record.leaf() for path, record in walk.records.items()})
@@ -209,6 +214,9 @@ class Sliced(Interpreter):
 class Run(Sliced):
     """Read given choices, sample the others, and add up log densities."""
 
+    weighed: frozenset[Path] | None = None
+    """Choices that count in the weight; None: those that are given."""
+
     def __init__(self, places, given, mode: str, weights, track: bool, location=(), prefix=(), subsamples=None):
         super().__init__(places, location, prefix)
         self.given, self.mode, self.weights, self.track = given, mode, weights, track
@@ -226,7 +234,9 @@ class Run(Sliced):
     def child(self, given, weights, location):
         """Return the interpreter for a nested body."""
         subsamples = dict(self.subsamples)
-        return Run(self.places, given, self.mode, weights, self.track, location, self.prefix, subsamples)
+        run = Run(self.places, given, self.mode, weights, self.track, location, self.prefix, subsamples)
+        run.weighed = self.weighed
+        return run
 
     def leave(self):
         """Hand out choices and sums of log densities."""
@@ -268,6 +278,8 @@ class Run(Sliced):
             return self.nested(eqn, values)
         if eqn.primitive is factor_p:
             return self._factor(eqn, values)
+        if eqn.primitive is stochastic_p:
+            return self._stochastic(eqn, values)
         if eqn.params["spec"].silent:
             return eqn.primitive.bind(*values, **eqn.params)
         return [self._choose(eqn, values)]
@@ -282,6 +294,44 @@ class Run(Sliced):
         self.log_densities.append(weight)
         self.log_weights.append(weight)
         return []
+
+    def _stochastic(self, eqn, values) -> list:
+        """Draw what a stochastic density keeps, or estimate the density of what is given for all of it."""
+        view, base = view_of_stochastic(eqn, values), self.path(eqn)
+        paths = [(*base, *kept.path) for kept in eqn.params["kept"]]
+        given = [self._given(path, None) for path in paths]
+        known = all_or_none(base, paths, given, eqn, self.mode == "assess")
+        run = Relabel(base).run
+        if known:
+            dtypes = [kept.dtype for kept in eqn.params["kept"]]
+            drawn = [_plain(leaf).astype(dtype) for leaf, dtype in zip(given, dtypes, strict=True)]
+            results, weight = view.estimate(run, drawn)
+        else:
+            drawn, results, weight = view.simulate(run)
+        if eqn.params["fixed"]:
+            self.log_densities.append(weight.sum())
+            self.log_weights.append(weight.sum())
+        else:
+            self._add(paths[0], weight, known, None, self._weight_of(paths, eqn))
+        for i, (path, value) in enumerate(zip(paths, drawn, strict=True)):
+            value = value if view.mask is None else zero_where_idle(value, view.mask)
+            log_prob = (weight if i == 0 else jnp.zeros_like(weight)) if self.track else None
+            cover = frozenset({frozenset(eqn.params["guards"])})
+            self._record(path, Record(value, view.mask, log_prob, len(eqn.params["lanes"]), cover))
+        return [*drawn, *results]
+
+    def _weight_of(self, paths: Sequence[Path], eqn):
+        """Return what multiplies the density of several choices, which must be one number for all of them."""
+        weights = [self._weight(path) for path in paths]
+        alike = all(weight is weights[0] or _same(weight, weights[0]) for weight in weights)
+        if weights and not alike:
+            raise AddressError(
+                "The choices of a stochastic density have different weights.",
+                where=source_of(eqn),
+                expected="one weight for all of " + ", ".join(f'"{show(path)}"' for path in paths),
+                remedy="match them all by one glob",
+            )
+        return weights[0] if weights else None
 
     def _choose(self, eqn, operands):
         params, path = eqn.params, self.path(eqn)
@@ -302,7 +352,7 @@ class Run(Sliced):
             label=show(path),
         )
         known = spread(given.mask, log_prob.ndim) if partly and isinstance(given, Masked) else None
-        self._add(path, log_prob, given is not None, known)
+        self._add(path, log_prob, given is not None, known, self._weight(path))
         mask = None
         if params["masked"]:
             mask = jnp.broadcast_to(sorted_out.mask, sorted_out.lane_sizes)
@@ -314,14 +364,14 @@ class Run(Sliced):
             self.subsamples[path[:-1]] = (value, params["spec"].n, params["spec"].size)
         return value
 
-    def _add(self, path, log_prob, is_given: bool, known) -> None:
-        weight, extra = self._weight(path), None
+    def _add(self, path, log_prob, is_given: bool, known, weight) -> None:
+        extra = None
         if weight is not None:
             weighted = log_prob * spread(jnp.asarray(weight), log_prob.ndim)
             extra = weighted - log_prob if self.mode == "update" else None
             log_prob = weighted
         self.log_densities.append(log_prob.sum())
-        if is_given:
+        if is_given if self.weighed is None else path in self.weighed:
             self.log_weights.append(_where_known(known, log_prob, 0 if extra is None else extra).sum())
         elif extra is not None:
             self.log_weights.append(extra.sum())
@@ -388,6 +438,33 @@ def _value(given, sampled, partly: bool):
     return given.value if isinstance(given, Masked) else given
 
 
+def all_or_none(base: Path, paths: Sequence[Path], given: Sequence, eqn, complete: bool = False) -> bool:
+    """Tell whether the choices of a stochastic density are given; refuse some of them, and parts of them.
+
+    If `complete`, a mask says where choices are made; else where they are known.
+    """
+    known = [leaf is not None for leaf in given]
+    partly = not complete and any(isinstance(leaf, Masked) for leaf in given)
+    if 0 < sum(known) < len(known) or partly:
+        listed = ", ".join(f'"{show(path)}"' for path in paths)
+        raise AddressError(
+            f"Some choices of the stochastic density {eqn.params['label']!r} are given, others are not.",
+            where=f'"{show(base)}" at {eqn.params["source"]}',
+            expected=f"all of {listed}, or none",
+            got=", ".join(f'"{show(path)}"' for path, is_known in zip(paths, known, strict=True) if is_known),
+            remedy="give all of them; or marginalise further, so that what is given is all that is kept",
+        )
+    return any(known)
+
+
+def _plain(leaf: Any) -> Any:
+    return leaf.value if isinstance(leaf, Masked) else leaf
+
+
+def _same(first: Any, second: Any) -> bool:
+    return jnp.ndim(first) == jnp.ndim(second) == 0 and first is not None and bool(first == second)
+
+
 def _where_known(known, log_prob, otherwise):
     return log_prob if known is None else jnp.where(known, log_prob, otherwise)
 
@@ -403,9 +480,9 @@ class Part(Run):
         """Return the interpreter for a nested body."""
         return Part(self.places, given, self.selected, location, self.prefix, dict(self.subsamples))
 
-    def _add(self, path, log_prob, is_given, known) -> None:
+    def _add(self, path, log_prob, is_given, known, weight) -> None:
         if path in self.selected:
-            super()._add(path, log_prob, is_given, known)
+            super()._add(path, log_prob, is_given, known, weight)
 
     def _factor(self, eqn, values) -> list:
         return super()._factor(eqn, values) if self.path(eqn) in self.selected else []
@@ -418,14 +495,18 @@ class Rewrite(Sliced):
     choice by path.
     """
 
-    def __init__(self, places, change: Callable, arrays: Mapping[Path, Any], location=(), prefix=()):
+    def __init__(self, places, change: Callable, arrays: Mapping[Path, Any], location=(), prefix=(), stochastic=None):
         super().__init__(places, location, prefix)
-        self.change, self.arrays = change, arrays
+        self.change, self.arrays, self.stochastic = change, arrays, stochastic or _keep_stochastic
+
+    def slots(self, eqn, path: Path) -> list:
+        """Return the arrays for the choices of a stochastic density."""
+        return [self.arrays.get((*path, *kept.path)) for kept in eqn.params["kept"]]
 
     def enter(self, location, extra):
         """Hand in the slices for one step, or everything."""
         arrays = extra if isinstance(extra, dict) else self.arrays
-        return Rewrite(self.places, self.change, arrays, location, self.prefix)
+        return Rewrite(self.places, self.change, arrays, location, self.prefix, self.stochastic)
 
     def scan_inputs(self, scan):
         """Hand each step its slices."""
@@ -435,6 +516,9 @@ class Rewrite(Sliced):
         """Change a choice or factor, or keep it under its full address."""
         if eqn.primitive is call_p:
             return self.nested(eqn, values)
+        if eqn.primitive is stochastic_p:
+            path = self.path(eqn)
+            return self.stochastic(eqn, values, path, self.slots(eqn, path))
         if eqn.primitive is choice_p and eqn.params["address"] is None:
             path = (*self.prefix, eqn.params["label"])
             full = dict(eqn.params)
@@ -443,6 +527,11 @@ class Rewrite(Sliced):
             full = dict(eqn.params, address=path, label=show(path))
         outs = self.change(eqn, values, path, full, self.arrays.get(path))
         return eqn.primitive.bind(*values, **full) if outs is None else outs
+
+
+def _keep_stochastic(eqn, values, path: Path, arrays: Sequence) -> list:
+    """Keep a stochastic density under its full address."""
+    return stochastic_p.bind(*values, **dict(eqn.params, address=path, label=show(path)))
 
 
 __all__ = ["ALWAYS", "Outcome", "Part", "Rewrite", "Run", "run"]

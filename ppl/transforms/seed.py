@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ppl import jaxprs
 from ppl._errors import StrategyError, boundary
 from ppl.analysis.smoothness import smoothness
+from ppl.analysis.smoothness.jumps import guard_jumps
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
 from ppl.passes import plan_draws, vectorise
@@ -52,6 +53,7 @@ def seed(function: Callable) -> Callable[..., Any]:
         check_key(args[0] if args else None, f"seed({name_of(function)})")
         key, args = args[0], args[1:]
         program = stage_program(function, args)
+        program = with_body(program, guard_jumps(program.staged.body, program.places, _without_derivative(program)))
         program = with_body(program, vectorise(program.staged.body, digests=program.digests))
         sound = functools.cache(lambda: _unsound(program))
         noise = KeyNoise(key, program.digests, plan_draws(program.staged.body)).rooted(program.places)
@@ -63,9 +65,11 @@ def seed(function: Callable) -> Callable[..., Any]:
 
 def _unsound(program) -> Mapping:
     """Return the pathwise choices whose derivative would be biased; integer results have none."""
-    body = program.staged.body
-    aux = [not jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in body.outvars]
-    return smoothness(body, program.places, aux).unsound
+    return smoothness(program.staged.body, program.places, _without_derivative(program)).unsound
+
+
+def _without_derivative(program) -> list[bool]:
+    return [not jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in program.staged.body.outvars]
 
 
 class _Seed(Interpreter):
@@ -91,7 +95,7 @@ class _Seed(Interpreter):
         if eqn.primitive is call_p:
             return self.jit(eqn, values)
         strategy = eqn.params["strategy"]
-        if strategy is None or strategy.mode != "path":
+        if strategy is None or strategy.mode not in ("path", "detached"):
             values = forbid_tangents(values, lambda place=self.places[self.here]: dropped_gradient(place))
         elif self.here in self.unsound():
             values = forbid_tangents(values, self.unsound()[self.here].error)

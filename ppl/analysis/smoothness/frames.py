@@ -122,7 +122,7 @@ class Frame:
         return self.sources.get(var, []) if not isinstance(var, jaxprs.Literal) else []
 
 
-_SAME = {"copy", "copy_p", "assume_continuous", "stop_gradient"}
+_SAME = {"copy", "copy_p", "assume_continuous", "jump_guard", "stop_gradient"}
 _RESHAPED = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims"}
 
 

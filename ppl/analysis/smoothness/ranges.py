@@ -221,7 +221,8 @@ def _clamp(eqn, parts: _Parts) -> Interval:
 
 RULES: dict[str, Callable] = {
     **dict.fromkeys(
-        ("copy", "copy_p", "assume_continuous", "stop_gradient", "reshape", "broadcast_in_dim", "squeeze", "transpose"),
+        ("copy", "copy_p", "assume_continuous", "jump_guard", "stop_gradient")
+        + ("reshape", "broadcast_in_dim", "squeeze", "transpose"),
         _first,
     ),
     **dict.fromkeys(("expand_dims", "slice", "rev", "gather", "dynamic_slice", "reduce_max", "reduce_min"), _first),

@@ -14,7 +14,7 @@ from ppl.analysis.smoothness.ranges import interval_of
 CONTINUOUS = frozenset(
     """
     abs acos acosh add add_any asin asinh atan atanh all_gather all_to_all assume_continuous bessel_i0e bessel_i1e
-    broadcast_in_dim cbrt cholesky clamp complex concatenate conj conv_general_dilated convert_element_type
+    jump_guard broadcast_in_dim cbrt cholesky clamp complex concatenate conj conv_general_dilated convert_element_type
     copy copy_p cos cosh cummax cummin cumlogsumexp cumprod cumsum custom_linear_solve dot_general dynamic_slice
     dynamic_update_slice erf erf_inv erfc exp exp2 expand_dims expm1 fft gather householder_product igamma
     igammac imag log1p log logistic lgamma max min mul neg optimization_barrier pad pmax pmean pmin ppermute psum

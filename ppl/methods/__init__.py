@@ -1,0 +1,10 @@
+"""How a stochastic density is estimated: methods of [`marginal`][ppl.marginal] and [`normalize`][ppl.normalize]."""
+
+from ppl.methods.importance import importance as importance
+from ppl.methods.resampling import Resampling as Resampling
+from ppl.methods.resampling import multinomial as multinomial
+from ppl.methods.resampling import residual as residual
+from ppl.methods.resampling import stratified as stratified
+from ppl.methods.resampling import systematic as systematic
+from ppl.methods.sir import sir as sir
+from ppl.methods.smc import smc as smc

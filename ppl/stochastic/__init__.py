@@ -1,0 +1,1 @@
+"""Stochastic densities: generative functions whose density is an estimate."""
