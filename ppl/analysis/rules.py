@@ -233,8 +233,9 @@ def _choice(eqn, shapes, out) -> list[AxisMap]:
     params = own[first : first + num_params]
     batch_ndim, event_ndim = len(spec.batch_shape(params)), len(spec.event_shape(params))
     events = [event_ndim] * first + list(spec.event_ndims) + [0] * (len(own) - first - num_params)
+    mask = len(own) - 1 if eqn.params["masked"] else None
     return [
-        _operand(i, shapes[i], own[i], event, lanes, batch_ndim, out, is_mask=i >= first + num_params)
+        _operand(i, shapes[i], own[i], event, lanes, batch_ndim, out, is_mask=i == mask)
         for i, event in enumerate(events)
     ]
 

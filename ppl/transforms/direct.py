@@ -25,6 +25,7 @@ from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location, location_of
 from ppl.analysis.plan import Plan
 from ppl.interpreter import Place
+from ppl.operands import fitted_at
 from ppl.primitives import view
 from ppl.strategies.distribution import Distribution
 from ppl.transforms.axes import Val
@@ -154,20 +155,25 @@ class _Main:
 
     # Baselines.
     def baseline(self, site: Location, baseline, done: _Done, along):
-        """Return sum b (1 - exp(s - stop_gradient(s))): 0, with the tangent of -b s."""
+        """Return sum b (1 - exp(s - stop_gradient(s))): 0, with the tangent of -b s, and what a learned b adds."""
         place, shape, score = self.plan.places[site], self.plan.shape_of(site, ()), done.scores[site]
         steps = len(place.scans)
         in_loop = lambda axis: axis not in done.evaluator.weights or self.plan.places[location_of(axis)].scans
         if score.axes and (baseline.needs_costs or any(map(in_loop, score.axes))):
             raise under_enumeration(place)
         costs, lanes = None, [axis for axis in range(steps, len(shape)) if shape[axis] > 1]
-        if baseline.needs_costs:  # Elements that share costs are no baseline of each other.
+        learned = done.scores.get(fitted_at(site))
+        if baseline.needs_costs and learned is None:  # Elements that share costs are no baseline of each other.
             apart = [axis for axis in lanes if axis not in self.plan.mixed[site]]
             if lanes and not apart:
                 raise _shared_costs(place)
-            costs, lanes = done.pull(along)[site], apart
-        values = baseline.values(costs, tuple(lanes))
+            lanes = apart
+        if baseline.needs_costs:
+            costs = done.pull(along)[site]
+        values = baseline.values(costs, tuple(lanes)) if learned is None else learned.raw
         terms = lax.stop_gradient(jnp.broadcast_to(values, score.raw.shape)) * (1 - magic(score.raw))
+        if learned is not None:
+            terms = terms + _tangents_alone(baseline.fit(costs, values))
         return done.evaluator.averaged(Val(terms, score.axes), self.plan.flow.sites[site]).sum()
 
     # Direct strategies.

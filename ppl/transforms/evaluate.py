@@ -26,6 +26,7 @@ from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
+from ppl.operands import baseline_in_lanes, choice_at, fitted_at, learned_baseline, without_baseline
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
 from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under, union
 from ppl.transforms.elimination import Factor, eliminate, multiply
@@ -251,7 +252,8 @@ class Evaluator:
     def _choice(self, here: Location, eqn, vals) -> Val:
         params = eqn.params
         spec, strategy, masked = params["spec"], params["strategy"], params["masked"]
-        lanes = params["lanes"]
+        baseline = self._baseline(here, eqn, vals)
+        vals, lanes = without_baseline(params, vals)
         if self.active is not None:
             vals, lanes = self._masked_by(self.active, vals, lanes, masked)
             masked = True
@@ -260,7 +262,7 @@ class Evaluator:
             vals = self._guard_path(here, vals)
             raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.source_at(here), ops), vals)
             return Val(raw, axes)
-        axes = union(vals)
+        axes = union(vals if baseline is None else [*vals, baseline])
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)
         operands = [val.raw for val in vals]
         if mode == "none":
@@ -282,7 +284,21 @@ class Evaluator:
             self.records[here] = Record(spec, tuple(full), masked, operands)
         if score is not None:
             self.scores[here] = Val(score, axes)
+        if baseline is not None:
+            fitted = jnp.broadcast_to(expand(baseline, axes, self.sizes), sorted_out.shape)
+            fitted = fitted if sorted_out.mask is None else jnp.where(sorted_out.spread_mask(False), fitted, 0)
+            self.scores[fitted_at(here)] = Val(fitted, axes)
         return Val(value, axes)
+
+    def _baseline(self, here: Location, eqn, vals) -> Val | None:
+        """Return the value of a learned baseline, its axes broadcasting against the lanes and batch of the choice."""
+        params = eqn.params
+        if learned_baseline(params["strategy"]) is None:
+            return None
+        if not params["baseline"]:
+            raise without_value(self.plan.places[here])
+        given = vals[len(params["spec"].names)]
+        return Val(*under(baseline_in_lanes(params), [given]))
 
     def _guard_path(self, here: Location, vals) -> list[Val]:
         """Refuse derivatives of a pathwise choice that reaches the result through a discontinuity."""
@@ -408,12 +424,13 @@ class Evaluator:
         """Evaluate only the branch that is taken; scores of choices in the others are 0."""
         index, *operands = [val.raw for val in vals]
         sites = [site for site, mode in self.plan.modes.items() if mode == "score" and is_inside(site, here)]
+        sites += [fitted_at(site) for site in sites if learned_baseline(self.plan.places[site].eqn.params["strategy"])]
 
         def branch(number):
             def run(*raws):
                 child = self.child((*here, number), self.noise.branch(), dict(self.scores), dict(self.weights))
                 outs = child.run(branches[number], flows[number], needs[number], [Val(raw) for raw in raws])
-                shapes = [self.plan.shape_of(site, self.location) for site in sites]
+                shapes = [self.plan.shape_of(choice_at(site), self.location) for site in sites]
                 scores = [
                     child.scores[site].raw if site in child.scores else jnp.zeros(shape)
                     for site, shape in zip(sites, shapes, strict=True)
@@ -442,6 +459,17 @@ class Evaluator:
             results.append(child.run(body, flows[number], needs[number], guarded))
         select = lambda i, *cases: lax.select_n(jnp.broadcast_to(i, jnp.shape(cases[0])), *cases)
         return [Val(*under(select, [index, *cases])) for cases in zip(*results, strict=True)]
+
+
+def without_value(place: Place) -> StrategyError:
+    """Build the error for a learned baseline that was given to a choice after it had been made."""
+    return StrategyError(
+        f"The learned baseline of {label_of(place)!r} has no value.",
+        where=f"{label_of(place)!r} at {place.eqn.params['source']}",
+        expected="a baseline given at the choice (`grad=`) or by `ppl.with_grad`, where it is evaluated",
+        got=str(place.eqn.params["strategy"]),
+        remedy="compare with another strategy here",
+    )
 
 
 def under_enumeration(place: Place) -> StrategyError:
