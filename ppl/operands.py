@@ -17,7 +17,7 @@ import numpy as np
 
 from ppl._errors import StrategyError
 from ppl.family import Spec
-from ppl.primitives import Lane, align, choice_p
+from ppl.primitives import Lane, choice_p
 from ppl.strategies.baseline import Learned
 from ppl.strategies.protocol import Strategy
 
@@ -77,9 +77,9 @@ def _drop(mapped: tuple[bool, ...], at: int) -> tuple[bool, ...]:
 def baseline_in_lanes(params: Mapping[str, Any]) -> Callable[[Any], jax.Array]:
     """Return a function that lets a baseline's value broadcast against the lanes and batch of its choice."""
     at = len(params["spec"].names)
-    lanes = [Lane(lane.size, (lane.mapped[at],), lane.depth) for lane in params["lanes"]]
-    mapped = sum(lane.mapped[0] for lane in lanes)
-    return lambda value: align([value], [0], lanes, jnp.ndim(value) - mapped)[0]
+    lead = tuple(lane.size if lane.mapped[at] else 1 for lane in params["lanes"])
+    mapped = sum(lane.mapped[at] for lane in params["lanes"])
+    return lambda value: jnp.reshape(value, lead + jnp.shape(value)[mapped:])
 
 
 def with_strategy(strategy: Strategy | None, operands: Sequence, params: Mapping[str, Any]) -> list:
@@ -105,7 +105,7 @@ def _batch_shape(spec: Spec, operands: Sequence, lanes: Sequence[Lane]) -> tuple
 
 # --- Where a value is kept while a program is evaluated ----------------------------------------------------------
 
-_FITTED = -1
+_FITTED, _SHARE = -1, -2
 
 
 def fitted_at(site: tuple[int, ...]) -> tuple[int, ...]:
@@ -113,6 +113,11 @@ def fitted_at(site: tuple[int, ...]) -> tuple[int, ...]:
     return (*site, _FITTED)
 
 
+def share_at(site: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the name of the probabilities of the enumerated choices for each value of which a choice is drawn."""
+    return (*site, _SHARE)
+
+
 def choice_at(name: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the location of the choice whose score, or whose baseline's value, stands under a name."""
-    return name[:-1] if name[-1:] == (_FITTED,) else name
+    """Return the location of the choice to which what stands under a name belongs."""
+    return name[:-1] if name[-1:] in ((_FITTED,), (_SHARE,)) else name

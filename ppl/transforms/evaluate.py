@@ -26,7 +26,7 @@ from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
-from ppl.operands import baseline_in_lanes, choice_at, fitted_at, learned_baseline, without_baseline
+from ppl.operands import baseline_in_lanes, choice_at, fitted_at, learned_baseline, share_at, without_baseline
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
 from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under, union
 from ppl.transforms.elimination import Factor, eliminate, multiply
@@ -50,21 +50,27 @@ class Record:
         lanes: Lanes, and whether there is a mask.
         masked: Whether it has a mask.
         operands: Parameters, and the mask.
+        lead: How many of the first lanes are the values of enumerated choices.
     """
 
     spec: Any
     lanes: tuple[Lane, ...]
     masked: bool
     operands: list
+    lead: int = 0
 
     def with_operands(self, operands: Sequence) -> Record:
         """Return the same with other arrays."""
         return dataclasses.replace(self, operands=list(operands))
 
     def stacked(self, operands: Sequence, length: int) -> Record:
-        """Return what leaves a scan: stacked arrays."""
-        lane = Lane(length, (True,) * len(operands), 0)
-        return Record(self.spec, (lane, *self.lanes), self.masked, list(operands))
+        """Return what leaves a scan: stacked arrays, their steps after the values of enumerated choices."""
+        first, rest = self.lanes[: self.lead], self.lanes[self.lead :]
+        before = [sum(lane.mapped[i] for lane in first) for i in range(len(operands))]
+        moved = [jnp.moveaxis(operand, 0, count) for operand, count in zip(operands, before, strict=True)]
+        return Record(
+            self.spec, (*first, Lane(length, (True,) * len(operands), 0), *rest), self.masked, moved, self.lead
+        )
 
 
 class Evaluator:
@@ -197,13 +203,15 @@ class Evaluator:
         """Sum a term over the joint values of its enumerated choices, if any, with their probabilities."""
         if not term.axes:
             return term.raw
-        factors = self.factors(deps, term.raw.shape[len(term.axes) :], values)
-        factors = eliminate(factors, term.axes, self.num_states, self.messages)
-        self.num_states(term.axes)
-        weight = multiply(factors)
-        weight = expand(weight, term.axes, self.sizes)
+        weight = self.joint_weight(term.axes, deps, term.raw.shape[len(term.axes) :], values)
         finite = jnp.where((weight == 0) & ~jnp.isfinite(term.raw), 0, term.raw)  # 0 * inf is 0: it cannot happen.
         return (weight * finite).sum(tuple(range(len(term.axes))))
+
+    def joint_weight(self, axes: Axes, deps: Deps, shape: tuple[int, ...], values: Deps | None = None):
+        """Return the probabilities of the joint values of enumerated choices; they broadcast to a value's shape."""
+        factors = eliminate(self.factors(deps, shape, values), axes, self.num_states, self.messages)
+        self.num_states(axes)
+        return expand(multiply(factors), axes, self.sizes)
 
     def factors(self, deps: Deps, shape: tuple[int, ...], values: Deps | None = None) -> list[Factor]:
         """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value."""
@@ -263,6 +271,8 @@ class Evaluator:
             raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.source_at(here), ops), vals)
             return Val(raw, axes)
         axes = union(vals if baseline is None else [*vals, baseline])
+        if mode in ("score", "direct") and self.plan.needs_costs(here):
+            axes = self._above(here, axes)
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)
         operands = [val.raw for val in vals]
         if mode == "none":
@@ -279,9 +289,11 @@ class Evaluator:
             log_prob = jnp.broadcast_to(sorted_out.log_prob(value, inside=sorted_out.mask is None), sorted_out.shape)
             score = log_prob if score is None else log_prob + score
         if mode == "direct":
-            if axes:
-                raise under_enumeration(self.plan.places[here])
-            self.records[here] = Record(spec, tuple(full), masked, operands)
+            self.records[here] = Record(spec, tuple(full), masked, operands, len(axes))
+        if axes and self.plan.needs_costs(here):
+            own = sorted_out.shape[len(axes) :]
+            share = self.joint_weight(axes, self.plan.flow.choices[here], own)
+            self.scores[share_at(here)] = Val(lax.stop_gradient(jnp.broadcast_to(share, sorted_out.shape)), axes)
         if score is not None:
             self.scores[here] = Val(score, axes)
         if baseline is not None:
@@ -299,6 +311,13 @@ class Evaluator:
             raise without_value(self.plan.places[here])
         given = vals[len(params["spec"].names)]
         return Val(*under(baseline_in_lanes(params), [given]))
+
+    def _above(self, here: Location, axes: Axes) -> Axes:
+        """Return all enumerated choices for each value of which costs are to be known."""
+        above = self.plan.above(here)
+        if not set(axes) <= set(above):
+            raise under_enumeration(self.plan.places[here])
+        return above
 
     def _guard_path(self, here: Location, vals) -> list[Val]:
         """Refuse derivatives of a pathwise choice that reaches the result through a discontinuity."""
@@ -475,7 +494,7 @@ def without_value(place: Place) -> StrategyError:
 def under_enumeration(place: Place) -> StrategyError:
     """Build the error for a strategy that looks at costs where a choice is drawn for each value of another."""
     return StrategyError(
-        f"The choice {label_of(place)!r} depends on an enumerated one, so it is drawn once for each of its values.",
+        f"The choice {label_of(place)!r} depends on an enumerated one of a scan, for each of whose values it is drawn.",
         where=f"{label_of(place)!r} at {place.eqn.params['source']}",
         expected="a plain `reinforce()`, `pathwise()` or `enum()` here",
         got=str(place.eqn.params["strategy"]),
