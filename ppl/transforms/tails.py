@@ -41,8 +41,8 @@ class TailNoise:
     """The noise of another evaluation: as it was, but for a choice that is given and, with `fresh`, those after it.
 
     `shifts` holds zeros over the elements of some choices that are added to their scores: the derivative of the
-    objective with respect to them is the cost charged to each element. `leads` says how many of the first axes of what is
-    given, and of the shifts, are the values of enumerated choices.
+    objective with respect to them is the cost charged to each element. `leads` says how many of the first axes of what
+    is given, and of the shifts, are the values of enumerated choices.
     """
 
     base: Any

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import ppl
-from estimators import leave_one_out, leave_one_out_lanes, learned, mvd, reinforce
+from estimators import learned, leave_one_out, leave_one_out_lanes, mvd, reinforce
 from ppl import bernoulli, normal
 from tests.statistics import assert_unbiased, enumerate_law
 
