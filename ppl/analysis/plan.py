@@ -102,7 +102,7 @@ class Plan:
     def needs_costs(self, site: Location) -> bool:
         """Tell whether a choice's strategy, or its baseline, is computed from costs."""
         strategy = self.places[site].eqn.params["strategy"]
-        return strategy.mode == "direct" or (site in self.kept and strategy.baseline.needs_costs)
+        return site in self.kept and (strategy.mode == "direct" or strategy.baseline.needs_costs)
 
     def shape_of(self, key: Key, body: Location) -> tuple[int, ...]:
         """Return the sizes of a dependency's axes, seen from a body: steps of scans further in, lanes, batch."""

@@ -271,7 +271,8 @@ class Evaluator:
             raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.source_at(here), ops), vals)
             return Val(raw, axes)
         axes = union(vals if baseline is None else [*vals, baseline])
-        if mode in ("score", "direct") and self.plan.needs_costs(here):
+        costly = self.plan.needs_costs(here)
+        if costly:
             axes = self._above(here, axes)
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)
         operands = [val.raw for val in vals]
@@ -290,7 +291,7 @@ class Evaluator:
             score = log_prob if score is None else log_prob + score
         if mode == "direct":
             self.records[here] = Record(spec, tuple(full), masked, operands, len(axes))
-        if axes and self.plan.needs_costs(here):
+        if axes and costly:
             own = sorted_out.shape[len(axes) :]
             share = self.joint_weight(axes, self.plan.flow.choices[here], own)
             self.scores[share_at(here)] = Val(lax.stop_gradient(jnp.broadcast_to(share, sorted_out.shape)), axes)

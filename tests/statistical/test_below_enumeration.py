@@ -197,3 +197,9 @@ def test_below_an_enumerated_choice_of_the_same_step_is_refused(strategy):
     program = lambda theta: lax.scan(step(theta), 0.0, None, length=2)[0]
     with pytest.raises(ppl.StrategyError, match="enumerated one of a scan"):
         ppl.grad(program)(KEY, jnp.asarray(THETA))
+
+
+def test_a_choice_without_a_strategy_below_an_enumerated_one():
+    """Its parameters have no derivative, so none is asked for."""
+    program = lambda p: (enumerated(p) + bernoulli(0.3 + 0.2 * (enumerated(0.4) > 0)).sample()) * 1.0
+    np.testing.assert_allclose(ppl.exact_gradient(program)(0.3).gradient, 1.0, rtol=1e-10)
