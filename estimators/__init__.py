@@ -10,6 +10,7 @@ from estimators.strategies import constant as constant
 from estimators.strategies import dropped as dropped
 from estimators.strategies import enum as enum
 from estimators.strategies import implicit as implicit
+from estimators.strategies import learned as learned
 from estimators.strategies import leave_one_out as leave_one_out
 from estimators.strategies import leave_one_out_lanes as leave_one_out_lanes
 from estimators.strategies import mvd as mvd

@@ -13,6 +13,7 @@ import numpy as np
 from ppl import batching as batching  # Its import sets the rules of vmap.
 from ppl._errors import AddressError, PPLError, StrategyError, boundary, user_source
 from ppl.family import Spec
+from ppl.operands import as_static, baseline_operand
 from ppl.primitives import bind_choice, bind_density
 from ppl.specs import Whole, foreign, score_spec
 from ppl.strategies.protocol import Strategy, as_strategy
@@ -145,8 +146,16 @@ class Choice:
         return self._bind(None, label or self.spec.family.name)
 
     def _bind(self, address, label):
+        shape = self.spec.batch_shape([jnp.shape(param) for param in self.params])
+        baseline = baseline_operand(self.strategy, [tuple(shape)], f"{label!r} at {self.source}")
         (value,) = bind_choice(
-            self.params, spec=self.spec, address=address, label=label, strategy=self.strategy, source=self.source
+            self.params if baseline is None else [*self.params, baseline],
+            spec=self.spec,
+            address=address,
+            label=label,
+            strategy=as_static(self.strategy),
+            source=self.source,
+            baseline=baseline is not None,
         )
         return value
 

@@ -137,7 +137,7 @@ def view(spec: Spec, lanes: Sequence[Lane], masked: bool, operands: Sequence) ->
     sizes = tuple(lane.size for lane in lanes)
     mask = None
     if masked:
-        (mask,) = align(operands[-1:], event_ndims[-1:], [_only(lane, len(spec.names)) for lane in lanes], 0)
+        (mask,) = align(operands[-1:], event_ndims[-1:], [_only(lane, -1) for lane in lanes], 0)
         mask = mask if mask.ndim == len(sizes) else mask.reshape((1,) * len(sizes))
     return View(spec, aligned, mask, sizes, batch_shape, spec.event_shape(shapes))
 
@@ -372,9 +372,12 @@ ad.primitive_jvps[guard_p] = _guard_jvp
 # --- Binding -----------------------------------------------------------------------------------------------------
 
 
-def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), masked=False, depth=0, guards=()):
+def bind_choice(
+    operands, *, spec, address, label, strategy, source, lanes=(), masked=False, depth=0, guards=(), baseline=False
+):
     """Bind the primitive of a choice as it is made: no pass has moved it yet.
 
+    Operands are the parameters, the value of a learned baseline if there is one (`baseline`), and the mask.
     Passes set `steps`, the number of its first lanes that have been the steps of loops, and `digest`, its name as a
     number, which its place no longer gives.
     """
@@ -389,6 +392,7 @@ def bind_choice(operands, *, spec, address, label, strategy, source, lanes=(), m
         masked=masked,
         depth=depth,
         guards=guards,
+        baseline=baseline,
         steps=0,
         digest=None,
     )

@@ -1,6 +1,7 @@
 """Gradient strategies: those of the language; each further one is a file written against its public protocol."""
 
 from estimators.strategies.baselines import constant as constant
+from estimators.strategies.baselines import learned as learned
 from estimators.strategies.baselines import leave_one_out_lanes as leave_one_out_lanes
 from estimators.strategies.dropped import dropped as dropped
 from estimators.strategies.implicit import implicit as implicit

@@ -314,6 +314,7 @@ class Dependence:
         """A choice depends on what its parameters do, lane by lane, and on itself."""
         maps = axis_maps(eqn)
         moved = [_through(deps, axes) for deps, axes in zip(args, maps, strict=True)]
+        self._drop_baseline(eqn, moved)
         params = union(mixed(context), *moved)
         flow.choices[here] = deps = params
         if here in self.modes:
@@ -325,6 +326,12 @@ class Dependence:
                 here: tuple((i, SAME) if size > 1 else None for i, size in enumerate(shape)),
             }
         return [deps] * len(eqn.outvars), [True] * len(eqn.outvars)
+
+    def _drop_baseline(self, eqn, moved: list) -> None:
+        """Forget what a baseline depends on, which the value does not: but a sum over its values is one over both."""
+        if eqn.params["baseline"]:
+            at = len(eqn.params["spec"].names)
+            moved[at] = {key: pos for key, pos in moved[at].items() if self.modes[location_of(key)] == "enumerate"}
 
     def _plain(self, flow, index, eqn, here, args, context):
         """Follow axes through an equation that makes no choice and is evaluated as it stands."""

@@ -97,6 +97,15 @@ class Plan:
         sites = {root(key) for key in deps if not isinstance(root(key), Past)}
         return tuple(sorted(site for site in sites if self.modes[site] == "enumerate"))
 
+    def above(self, site: Location) -> tuple[Location, ...]:
+        """Return the enumerated choices, outside of scans, for each value of which a choice is drawn."""
+        return tuple(e for e in self.enumerated(self.flow.sites[site]) if not self.places[e].scans)
+
+    def needs_costs(self, site: Location) -> bool:
+        """Tell whether a choice's strategy, or its baseline, is computed from costs."""
+        strategy = self.places[site].eqn.params["strategy"]
+        return site in self.kept and (strategy.mode == "direct" or strategy.baseline.needs_costs)
+
     def shape_of(self, key: Key, body: Location) -> tuple[int, ...]:
         """Return the sizes of a dependency's axes, seen from a body: steps of scans further in, lanes, batch."""
         if isinstance(key, Slice):

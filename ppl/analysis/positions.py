@@ -3,7 +3,7 @@
 A choice made by `vmap`, with a batch, or in a scan (seen from outside) is many independent choices, one for each index
 of its axes. A value *follows* such an axis if its element at index i along one of its own axes depends on no other
 choices than those in a window around i: on lane i alone ("same"), on lane i - 1 (values shifted by one step), on all
-lanes up to i (a cumulative sum).
+lanes up to i (a cumulative sum). Or all of it depends on the same few lanes *at* fixed places, as x[3] does.
 """
 
 from __future__ import annotations
@@ -25,14 +25,23 @@ AFTER: Window = (1, INF, True)
 MAX_WIDTH = 8
 """Widest window that is kept: wider ones reach to the end."""
 
-Relation = tuple[int, Window] | None
-"""An axis of the value and the window of lanes; None: every element depends on all lanes."""
+Relation = tuple[int | None, Window] | None
+"""An axis of the value and the window of lanes around its index; None: every element depends on all lanes.
+
+Where there is no axis, the window says which lanes, counted from the first, every element depends on.
+"""
 
 Position = tuple[Relation, ...]
 """One relation for each axis of the choice."""
 
-AxisMap = Mapping[int, tuple[int, Window]]
-"""For axes of an operand, the axis of the result that follows it, and how; others are mixed."""
+AxisMap = Mapping[int, tuple[int | None, Window]]
+"""For axes of an operand, the axis of the result that follows it, and how; others are mixed.
+
+No axis: every element of the result looks at the same window of places along the operand's axis.
+"""
+
+FIRST: tuple[None, Window] = (None, (0, 0, False))
+"""How an axis of size 1 reaches a result that has no such axis: every element looks at its first place."""
 
 
 def shift(by: int) -> Window:
@@ -73,6 +82,8 @@ def join(first: Position, second: Position) -> Position:
 
 
 def _through(relation: Relation, axes: AxisMap) -> Relation:
+    if relation is not None and relation[0] is None:
+        return relation
     if relation is None or relation[0] not in axes:
         return None
     axis, window = axes[relation[0]]
@@ -86,11 +97,15 @@ def through(position: Position, axes: AxisMap) -> Position:
 
 def shifted(position: Position, by: int) -> Position:
     """Return the position where the value has so many more leading axes; one that had the lost axis is mixed."""
-    return tuple(
-        None if relation is None or relation[0] + by < 0 else (relation[0] + by, relation[1]) for relation in position
-    )
+    return tuple(_shifted(relation, by) for relation in position)
+
+
+def _shifted(relation: Relation, by: int) -> Relation:
+    if relation is None or relation[0] is None:
+        return relation
+    return None if relation[0] + by < 0 else (relation[0] + by, relation[1])
 
 
 def resolution(position: Position) -> tuple:
-    """Say how much a position tells: the window of each axis, wherever it lies."""
-    return tuple(None if relation is None else relation[1][:2] for relation in position)
+    """Say how much a position tells: the window of each axis, wherever it lies, and whether it is at a fixed place."""
+    return tuple(None if relation is None else (relation[0] is None, *relation[1][:2]) for relation in position)

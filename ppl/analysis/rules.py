@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from ppl.analysis.positions import FROM, SAME, UPTO, AxisMap, shift
+from ppl.analysis.positions import FIRST, FROM, SAME, UPTO, AxisMap, shift
 from ppl.primitives import choice_p, density_p, lane_shapes
 
 Shape = tuple[int, ...]
@@ -44,7 +44,7 @@ def axis_maps(eqn) -> list[AxisMap]:
     if eqn.primitive in (choice_p, density_p):
         return _choice(eqn, shapes, out)
     if name in _ELEMENTWISE:
-        return [_keep(shape, out) for shape in shapes]
+        return [{**_keep(shape, out), **_spread(shape, out)} for shape in shapes]
     if name in _REDUCTIONS:
         return [_without(shape, eqn.params["axes"]) for shape in shapes]
     if name in _CUMULATIVE:
@@ -66,9 +66,15 @@ def _keep(shape: Shape, out: Shape, drop: Sequence[int] = ()) -> AxisMap:
     return _same((i, i) for i in range(len(shape)) if shape[i] == out[i] and i not in drop)
 
 
+def _spread(shape: Shape, out: Shape) -> AxisMap:
+    """Map axes of one place that a result repeats."""
+    return {i: FIRST for i in range(len(shape)) if len(shape) == len(out) and shape[i] == 1 != out[i]}
+
+
 def _without(shape: Shape, dropped: Sequence[int]) -> AxisMap:
-    """Map the axes that stay when others go."""
-    return _same((axis, place) for place, axis in enumerate(i for i in range(len(shape)) if i not in dropped))
+    """Map the axes that stay when others go; of one place, all that is left depends on that place."""
+    kept = _same((axis, place) for place, axis in enumerate(i for i in range(len(shape)) if i not in dropped))
+    return {**kept, **{axis: FIRST for axis in dropped if shape[axis] == 1}}
 
 
 def _cumulative(shape: Shape, axis: int, reverse: bool) -> AxisMap:
@@ -76,8 +82,10 @@ def _cumulative(shape: Shape, axis: int, reverse: bool) -> AxisMap:
 
 
 def _broadcast(params, shapes, out):
-    pairs = enumerate(params["broadcast_dimensions"])
-    return [_same((i, j) for i, j in pairs if shapes[0][i] == out[j]), *[MIXED] * (len(shapes) - 1)]
+    pairs = list(enumerate(params["broadcast_dimensions"]))
+    spread = {i: FIRST for i, j in pairs if shapes[0][i] == 1 != out[j]}
+    kept = _same((i, j) for i, j in pairs if shapes[0][i] == out[j])
+    return [{**kept, **spread}, *[MIXED] * (len(shapes) - 1)]
 
 
 def _reshape(params, shapes, out):
@@ -86,7 +94,8 @@ def _reshape(params, shapes, out):
     before = dict(zip(_products(out), range(len(out)), strict=True))  # Of equal products, the axis itself is the last.
     pairs = [(i, before.get(product)) for i, product in enumerate(_products(shapes[0]))]
     pairs = [(i, j) for i, j in pairs if j is not None and shapes[0][i] == out[j] and shapes[0][i] > 1]
-    return [_same(pairs), *[MIXED] * (len(shapes) - 1)]
+    single = {i: FIRST for i, size in enumerate(shapes[0]) if size == 1}
+    return [{**single, **_same(pairs)}, *[MIXED] * (len(shapes) - 1)]
 
 
 def _products(shape: Shape) -> list[int]:
@@ -233,8 +242,9 @@ def _choice(eqn, shapes, out) -> list[AxisMap]:
     params = own[first : first + num_params]
     batch_ndim, event_ndim = len(spec.batch_shape(params)), len(spec.event_shape(params))
     events = [event_ndim] * first + list(spec.event_ndims) + [0] * (len(own) - first - num_params)
+    mask = len(own) - 1 if eqn.params["masked"] else None
     return [
-        _operand(i, shapes[i], own[i], event, lanes, batch_ndim, out, is_mask=i >= first + num_params)
+        _operand(i, shapes[i], own[i], event, lanes, batch_ndim, out, is_mask=i == mask)
         for i, event in enumerate(events)
     ]
 

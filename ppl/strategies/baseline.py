@@ -1,4 +1,4 @@
-"""The protocol of baselines: what a score-function estimator subtracts from the costs of a choice."""
+"""The protocols of baselines: what a score-function estimator subtracts from the costs of a choice."""
 
 from __future__ import annotations
 
@@ -27,3 +27,26 @@ class Baseline:
                 along which no cost depends on several elements. None for a single choice.
         """
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learned(Baseline):
+    """A baseline computed from arrays, which learns to follow the costs; subclasses are immutable values.
+
+    It is evaluated where the choice is made, so nothing that it is computed from can depend on the choice or on what
+    comes after it. Its value is detached where it is subtracted; its own arrays get the tangents of `fit` alone.
+    """
+
+    needs_costs: ClassVar[bool] = True
+
+    def operand(self) -> Any:
+        """Return the baseline, which broadcasts to the lanes and batch of the choice."""
+        raise NotImplementedError
+
+    def static(self) -> Learned:
+        """Return the same baseline without arrays, as it stands in a program."""
+        raise NotImplementedError
+
+    def fit(self, costs: Any, values: Any) -> Any:
+        """Return numbers to be maximised: minus half the square of detached costs less the baseline's values."""
+        return -((costs - values) ** 2) / 2

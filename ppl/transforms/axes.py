@@ -77,8 +77,11 @@ def aligned(array, position: Position, shape: Sequence[int]):
     """
     for axis in reversed(range(len(position))):
         relation = position[axis]
-        array = array.sum(axis) if relation is None else windowed(array, axis, relation[1], shape[relation[0]])
-    targets = [relation[0] for relation in position if relation is not None]
+        if relation is None or relation[0] is None:
+            array = (array if relation is None else _between(array, axis, relation[1])).sum(axis)
+        else:
+            array = windowed(array, axis, relation[1], shape[relation[0]])
+    targets = [relation[0] for relation in position if relation is not None and relation[0] is not None]
     order = sorted(range(len(targets)), key=targets.__getitem__)
     array = jnp.transpose(array, order)
     return jnp.expand_dims(array, [axis for axis in range(len(shape)) if axis not in targets])
@@ -102,6 +105,13 @@ def windowed(array, axis: int, window: Window, length: int):
         moved = lax.pad(array, jnp.zeros((), array.dtype), padding)
         total = moved if total is None else total + moved
     return total
+
+
+def _between(array, axis: int, window: Window):
+    """Return the lanes at fixed places; what is one for all lanes stays so."""
+    size = array.shape[axis]
+    first, last = max(window[0], 0), min(window[1], size - 1)
+    return array if size == 1 else lax.slice_in_dim(array, min(first, size), max(first, last + 1), axis=axis)
 
 
 def _ends(sums, axis: int, indices: np.ndarray):

@@ -15,6 +15,7 @@ from ppl._errors import AddressError, PPLError, StrategyError, boundary
 from ppl.batching import Rebind
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction
+from ppl.operands import with_strategy, without_baseline
 from ppl.primitives import Lane, bind_density, call_p, factor_p, view_of
 from ppl.specs import Subset
 from ppl.stochastic.primitive import KeptSpec, inner_labels, rewritten, stochastic_p
@@ -89,7 +90,7 @@ def with_grad(program: Any, strategies: Mapping[str, Any]) -> Any:
         def change(eqn, values, path, full, _):
             if eqn.primitive is factor_p or path not in chosen or full["spec"].silent:
                 return None
-            return eqn.primitive.bind(*values, **dict(full, strategy=_checked(chosen[path], full)))
+            return with_strategy(_checked(chosen[path], full), values, full)
 
         def stochastic(eqn, values, path, _):
             return rewritten(eqn, values, _Restrategise(chosen, path).run, address=path, label=show(path))
@@ -251,7 +252,8 @@ def _of_factor(path: Path, weights: Mapping[str, Any]) -> Any:
 
 
 def _density(value, operands, params):
-    lanes = [Lane(lane.size, (True, *lane.mapped), lane.depth) for lane in params["lanes"]]
+    operands, own_lanes = without_baseline(params, operands)
+    lanes = [Lane(lane.size, (True, *lane.mapped), lane.depth) for lane in own_lanes]
     return bind_density(
         value,
         operands,

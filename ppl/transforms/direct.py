@@ -23,8 +23,9 @@ from jax import lax
 
 from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location, location_of
-from ppl.analysis.plan import Plan
+from ppl.analysis.plan import Plan, num_states
 from ppl.interpreter import Place
+from ppl.operands import fitted_at, share_at
 from ppl.primitives import view
 from ppl.strategies.distribution import Distribution
 from ppl.transforms.axes import Val
@@ -79,6 +80,7 @@ class _Main:
     def __init__(self, plan: Plan, aux: list[bool], noise, leaves: list):
         self.plan, self.aux, self.noise, self.leaves = plan, aux, noise, leaves
         self.results = [i for i, is_aux in enumerate(aux) if not is_aux]
+        self.leads = {site: len(plan.above(site)) for site in plan.kept}
 
     def per_element(self, result: int, run) -> list:
         """Evaluate `run` along every element of a result; the numbers have its shape."""
@@ -96,7 +98,7 @@ class _Main:
         strategy = self.plan.places[site].eqn.params["strategy"]
         if strategy.mode == "score":
             return self.baseline(site, strategy.baseline, done, along)
-        return self.contribution(site, strategy, done.records[site], along)
+        return self.contribution(site, strategy, done.records[site], done.scores.get(share_at(site)), along)
 
     @staticmethod
     def _weigh(outs, along):
@@ -106,12 +108,12 @@ class _Main:
     # The program as it is.
     def evaluate(self) -> _Done:
         """Evaluate the program once."""
-        shapes = {site: self.plan.shape_of(site, ()) for site in self.plan.kept if self._needs_costs(site)}
+        shapes = {site: self._shape(site) for site in self.plan.kept if self._has_baseline_of_costs(site)}
         kept: list[Evaluator] = []
 
         def run(shifts):
             base = self.noise.branch()
-            noise = TailNoise(base, None, None, dict(zip(shapes, shifts, strict=True))) if shapes else base
+            noise = TailNoise(base, None, None, dict(zip(shapes, shifts, strict=True)), self.leads) if shapes else base
             outs, evaluator = self._run(noise, self.leaves)
             kept.append(evaluator)
             scores, weights = ([val.raw for val in table.values()] for table in (evaluator.scores, evaluator.weights))
@@ -140,9 +142,19 @@ class _Main:
 
         return _Done(outs, renewed(evaluator.scores, scores), records, evaluator, costs)
 
-    def _needs_costs(self, site: Location) -> bool:
-        strategy = self.plan.places[site].eqn.params["strategy"]
-        return strategy.mode == "score" and strategy.baseline.needs_costs
+    def _has_baseline_of_costs(self, site: Location) -> bool:
+        return self.plan.modes[site] == "score" and self.plan.needs_costs(site)
+
+    def _shape(self, site: Location) -> tuple[int, ...]:
+        """Return the shape of a choice's costs: values of enumerated choices above it, steps, lanes, batch."""
+        return (*(num_states(self.plan, e) for e in self.plan.above(site)), *self.plan.shape_of(site, ()))
+
+    @staticmethod
+    def _conditional(costs, share: Val | None):
+        """Return costs for each value of the enumerated choices above, from their parts in the mean over these."""
+        if share is None:
+            return costs
+        return jnp.where(share.raw > 0, costs / jnp.where(share.raw > 0, share.raw, 1), 0)
 
     def _run(self, noise, leaves) -> tuple[list, Evaluator]:
         evaluator = Evaluator(self.plan, noise, {}, {}, {}, ())
@@ -154,50 +166,58 @@ class _Main:
 
     # Baselines.
     def baseline(self, site: Location, baseline, done: _Done, along):
-        """Return sum b (1 - exp(s - stop_gradient(s))): 0, with the tangent of -b s."""
+        """Return sum b (1 - exp(s - stop_gradient(s))): 0, with the tangent of -b s, and what a learned b adds."""
         place, shape, score = self.plan.places[site], self.plan.shape_of(site, ()), done.scores[site]
         steps = len(place.scans)
         in_loop = lambda axis: axis not in done.evaluator.weights or self.plan.places[location_of(axis)].scans
-        if score.axes and (baseline.needs_costs or any(map(in_loop, score.axes))):
+        if any(map(in_loop, score.axes)):
             raise under_enumeration(place)
+        lead, share = len(score.axes), done.scores.get(share_at(site))
         costs, lanes = None, [axis for axis in range(steps, len(shape)) if shape[axis] > 1]
-        if baseline.needs_costs:  # Elements that share costs are no baseline of each other.
+        learned = done.scores.get(fitted_at(site))
+        if baseline.needs_costs and learned is None:  # Elements that share costs are no baseline of each other.
             apart = [axis for axis in lanes if axis not in self.plan.mixed[site]]
             if lanes and not apart:
                 raise _shared_costs(place)
-            costs, lanes = done.pull(along)[site], apart
-        values = baseline.values(costs, tuple(lanes))
+            lanes = apart
+        if baseline.needs_costs:
+            costs = self._conditional(done.pull(along)[site], share)
+        lane_axes = tuple(lead + axis for axis in lanes)
+        values = baseline.values(costs, lane_axes) if learned is None else learned.raw
         terms = lax.stop_gradient(jnp.broadcast_to(values, score.raw.shape)) * (1 - magic(score.raw))
+        if learned is not None:
+            terms = terms + _tangents_alone(baseline.fit(costs, values))
         return done.evaluator.averaged(Val(terms, score.axes), self.plan.flow.sites[site]).sum()
 
     # Direct strategies.
-    def contribution(self, site: Location, strategy, record, along):
+    def contribution(self, site: Location, strategy, record, share: Val | None, along):
         """Return what a direct strategy adds: 0, with its tangents."""
-        place, shape = self.plan.places[site], self.plan.shape_of(site, ())
+        place, shape = self.plan.places[site], self._shape(site)
         params = [_first_order(operand, place) for operand in record.operands]
         sorted_out = view(record.spec, record.lanes, record.masked, params)
         key = self.noise.key_at(site) if isinstance(self.noise, KeyNoise) else None
-        costs = functools.partial(self._costs, along, site, shape, key, itertools.count(), strategy.common_noise)
+        weighted = functools.partial(self._costs, along, site, shape, key, itertools.count(), strategy.common_noise)
+        costs = lambda *value: self._conditional(weighted(*value), share)
         own = None if key is None else jax.random.fold_in(key, 2**31)
         estimated = strategy.estimate(own, Distribution(sorted_out, _at(place)), costs)
         if jnp.shape(estimated) != shape:
             raise _wrong_shape(place, strategy, jnp.shape(estimated), shape)
         if sorted_out.mask is not None:
             estimated = jnp.where(jnp.broadcast_to(sorted_out.spread_mask(False), shape), estimated, 0)
-        return _tangents_alone(estimated.sum())
+        return _tangents_alone((estimated if share is None else share.raw * estimated).sum())
 
     def _costs(self, along, site, shape, key, calls, common: bool, value, noise_key=None):
         """Evaluate the costs of other values of a choice, with noise of this key or, at each call, of a new one."""
         place = self.plan.places[site]
-        out = place.eqn.outvars[0].aval
-        event = out.shape[len(out.shape) - (len(out.shape) - len(shape) + len(place.scans)) :]
+        out, lead = place.eqn.outvars[0].aval, self.leads[site]
+        event = out.shape[len(shape) - lead - len(place.scans) :]
         value = jnp.broadcast_to(jnp.asarray(value, out.dtype), (*shape, *event))
         fresh = self._fresh(key, calls, common, noise_key)
         one = functools.partial(self._cost, along, site, shape, value, fresh)
         joint = self.plan.mixed[site]
         if not joint:
             return one(jnp.ones(shape, bool), {})
-        together = [shape[axis] for axis in joint]
+        together = [shape[lead + axis] for axis in joint]
         count = math.prod(together)
         if count > MAX_EVALUATIONS:
             raise _too_many(place, count)
@@ -206,7 +226,7 @@ class _Main:
         def element(row):
             where = jnp.ones(shape, bool)
             for axis, index in zip(joint, row, strict=True):
-                where = where & (lax.broadcasted_iota(int, shape, axis) == index)
+                where = where & (lax.broadcasted_iota(int, shape, lead + axis) == index)
             steps = {
                 place.scans[axis][0]: index for axis, index in zip(joint, row, strict=True) if axis < len(place.scans)
             }
@@ -226,7 +246,7 @@ class _Main:
         override = Override(site, value, where, {s: (i, backwards[s]) for s, i in steps.items()}, plain, past)
 
         def total(shift):
-            noise = TailNoise(self.noise.branch(), fresh, override, {site: shift})
+            noise = TailNoise(self.noise.branch(), fresh, override, {site: shift}, self.leads)
             outs, _ = self._run(noise, lax.stop_gradient(self.leaves))
             return self._weigh(outs, along)
 

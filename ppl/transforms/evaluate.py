@@ -26,9 +26,10 @@ from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
+from ppl.operands import baseline_in_lanes, choice_at, fitted_at, learned_baseline, share_at, without_baseline
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
-from ppl.transforms.axes import Axes, Table, Val, aligned, under, union
-from ppl.transforms.elimination import Factor, eliminate
+from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under, union
+from ppl.transforms.elimination import Factor, eliminate, multiply
 from ppl.transforms.folding import fold, read_rows, spread
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.programs import label_of
@@ -52,21 +53,27 @@ class Record:
         lanes: Lanes, and whether there is a mask.
         masked: Whether it has a mask.
         operands: Parameters, and the mask.
+        lead: How many of the first lanes are the values of enumerated choices.
     """
 
     spec: Any
     lanes: tuple[Lane, ...]
     masked: bool
     operands: list
+    lead: int = 0
 
     def with_operands(self, operands: Sequence) -> Record:
         """Return the same with other arrays."""
         return dataclasses.replace(self, operands=list(operands))
 
     def stacked(self, operands: Sequence, length: int) -> Record:
-        """Return what leaves a scan: stacked arrays."""
-        lane = Lane(length, (True,) * len(operands), 0)
-        return Record(self.spec, (lane, *self.lanes), self.masked, list(operands))
+        """Return what leaves a scan: stacked arrays, their steps after the values of enumerated choices."""
+        first, rest = self.lanes[: self.lead], self.lanes[self.lead :]
+        before = [sum(lane.mapped[i] for lane in first) for i in range(len(operands))]
+        moved = [jnp.moveaxis(operand, 0, count) for operand, count in zip(operands, before, strict=True)]
+        return Record(
+            self.spec, (*first, Lane(length, (True,) * len(operands), 0), *rest), self.masked, moved, self.lead
+        )
 
 
 class Evaluator:
@@ -215,6 +222,12 @@ class Evaluator:
         self.num_states(term.axes)
         return weigh(term.raw, term.axes, factors)
 
+    def joint_weight(self, axes: Axes, deps: Deps, shape: tuple[int, ...], values: Deps | None = None):
+        """Return the probabilities of the joint values of enumerated choices; they broadcast to a value's shape."""
+        factors = eliminate(self.factors(deps, shape, values), axes, self.num_states, self.messages)
+        self.num_states(axes)
+        return expand(multiply(factors), axes, self.sizes)
+
     def factors(self, deps: Deps, shape: tuple[int, ...], values: Deps | None = None) -> list[Factor]:
         """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value."""
         positions = {key: deps[key] for key in in_order(key for key in deps if key in self.weights)}
@@ -262,7 +275,8 @@ class Evaluator:
     def _choice(self, here: Location, eqn, vals) -> Val:
         params = eqn.params
         spec, strategy, masked = params["spec"], params["strategy"], params["masked"]
-        lanes = params["lanes"]
+        baseline = self._baseline(here, eqn, vals)
+        vals, lanes = without_baseline(params, vals)
         if self.active is not None:
             vals, lanes = self._masked_by(self.active, vals, lanes, masked)
             masked = True
@@ -271,7 +285,10 @@ class Evaluator:
             vals = self._guard_path(here, vals)
             raw, axes = under(lambda *ops: draw(spec, lanes, masked, self.noise.source_at(here), ops), vals)
             return Val(raw, axes)
-        axes = union(vals)
+        axes = union(vals if baseline is None else [*vals, baseline])
+        costly = self.plan.needs_costs(here)
+        if costly:
+            axes = self._above(here, axes)
         full = [Lane(self.sizes[axis], tuple(axis in val.axes for val in vals), 0) for axis in axes] + list(lanes)
         operands = [val.raw for val in vals]
         if mode == "none":
@@ -288,12 +305,35 @@ class Evaluator:
             log_prob = jnp.broadcast_to(sorted_out.log_prob(value, inside=sorted_out.mask is None), sorted_out.shape)
             score = log_prob if score is None else log_prob + score
         if mode == "direct":
-            if axes:
-                raise under_enumeration(self.plan.places[here])
-            self.records[here] = Record(spec, tuple(full), masked, operands)
+            self.records[here] = Record(spec, tuple(full), masked, operands, len(axes))
+        if axes and costly:
+            own = sorted_out.shape[len(axes) :]
+            share = self.joint_weight(axes, self.plan.flow.choices[here], own)
+            self.scores[share_at(here)] = Val(lax.stop_gradient(jnp.broadcast_to(share, sorted_out.shape)), axes)
         if score is not None:
             self.scores[here] = Val(score, axes)
+        if baseline is not None:
+            fitted = jnp.broadcast_to(expand(baseline, axes, self.sizes), sorted_out.shape)
+            fitted = fitted if sorted_out.mask is None else jnp.where(sorted_out.spread_mask(False), fitted, 0)
+            self.scores[fitted_at(here)] = Val(fitted, axes)
         return Val(value, axes)
+
+    def _baseline(self, here: Location, eqn, vals) -> Val | None:
+        """Return the value of a learned baseline, its axes broadcasting against the lanes and batch of the choice."""
+        params = eqn.params
+        if learned_baseline(params["strategy"]) is None:
+            return None
+        if not params["baseline"]:
+            raise without_value(self.plan.places[here])
+        given = vals[len(params["spec"].names)]
+        return Val(*under(baseline_in_lanes(params), [given]))
+
+    def _above(self, here: Location, axes: Axes) -> Axes:
+        """Return all enumerated choices for each value of which costs are to be known."""
+        above = self.plan.above(here)
+        if not set(axes) <= set(above):
+            raise under_enumeration(self.plan.places[here])
+        return above
 
     def _guard_path(self, here: Location, vals) -> list[Val]:
         """Refuse derivatives of a pathwise choice that reaches the result through a discontinuity."""
@@ -413,12 +453,13 @@ class Evaluator:
         """Evaluate only the branch that is taken; scores of choices in the others are 0."""
         index, *operands = [val.raw for val in vals]
         sites = [site for site, mode in self.plan.modes.items() if mode == "score" and is_inside(site, here)]
+        sites += [fitted_at(site) for site in sites if learned_baseline(self.plan.places[site].eqn.params["strategy"])]
 
         def branch(number):
             def run(*raws):
                 child = self.child((*here, number), self.noise.branch(), dict(self.scores), dict(self.weights))
                 outs = child.run(branches[number], flows[number], needs[number], [Val(raw) for raw in raws])
-                shapes = [self.plan.shape_of(site, self.location) for site in sites]
+                shapes = [self.plan.shape_of(choice_at(site), self.location) for site in sites]
                 scores = [
                     child.scores[site].raw if site in child.scores else jnp.zeros(shape)
                     for site, shape in zip(sites, shapes, strict=True)
@@ -449,10 +490,21 @@ class Evaluator:
         return [Val(*under(select, [index, *cases])) for cases in zip(*results, strict=True)]
 
 
+def without_value(place: Place) -> StrategyError:
+    """Build the error for a learned baseline that was given to a choice after it had been made."""
+    return StrategyError(
+        f"The learned baseline of {label_of(place)!r} has no value.",
+        where=f"{label_of(place)!r} at {place.eqn.params['source']}",
+        expected="a baseline given at the choice (`grad=`) or by `ppl.with_grad`, where it is evaluated",
+        got=str(place.eqn.params["strategy"]),
+        remedy="compare with another strategy here",
+    )
+
+
 def under_enumeration(place: Place) -> StrategyError:
     """Build the error for a strategy that looks at costs where a choice is drawn for each value of another."""
     return StrategyError(
-        f"The choice {label_of(place)!r} depends on an enumerated one, so it is drawn once for each of its values.",
+        f"The choice {label_of(place)!r} depends on an enumerated one of a scan, for each of whose values it is drawn.",
         where=f"{label_of(place)!r} at {place.eqn.params['source']}",
         expected="a plain `reinforce()`, `pathwise()` or `enum()` here",
         got=str(place.eqn.params["strategy"]),

@@ -16,6 +16,7 @@ from ppl.analysis.dependence import Deps, Flow, Location, Past, Slice, in_order,
 from ppl.analysis.plan import num_states
 from ppl.analysis.positions import SAME
 from ppl.analysis.terms import Terms
+from ppl.operands import choice_at
 from ppl.transforms.axes import Axes, Table, Val, expand, windowed
 from ppl.transforms.elimination import eliminate, multiply
 from ppl.transforms.evaluate import Evaluator
@@ -177,7 +178,8 @@ class ScanEvaluator:
     def _leaves(self, key) -> bool:
         """Tell whether the score of a site is used outside of the scan."""
         inside = isinstance(key, tuple) and key[: len(self.here)] == self.here
-        return inside and (key in self.outer.plan.kept or self.outer.plan.is_needed_outside(key, self.here))
+        kept = inside and choice_at(key) in self.outer.plan.kept
+        return kept or (inside and self.outer.plan.is_needed_outside(key, self.here))
 
     def _final(self, final) -> list[Val]:
         raws, surrogates, _, message = final

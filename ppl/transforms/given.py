@@ -98,7 +98,8 @@ def _as_array(name: str, path: Path, place: Place, value: Any) -> jax.Array:
 def _check_mask(name: str, path: Path, place: Place, value: jax.Array, mask: Any) -> jax.Array:
     mask = jnp.asarray(mask)
     lead = len(place.scans) + len(place.eqn.params["lanes"])
-    events = len(place.eqn.params["spec"].event_shape([var.aval.shape for var in place.eqn.invars]))
+    spec = place.eqn.params["spec"]
+    events = len(spec.event_shape([var.aval.shape for var in place.eqn.invars[: len(spec.names)]]))
     if mask.dtype != bool or not lead <= mask.ndim <= value.ndim - events or mask.shape != value.shape[: mask.ndim]:
         raise AddressError(
             f'The mask given at "{show(path)}" of `{name}` does not fit its value.',

@@ -160,10 +160,11 @@ def _transform(spec, params):
 def _unconstrained_shape(place: Place) -> tuple[int, ...]:
     """Return the shape of a choice in the trace, with the event axes of its unconstrained form."""
     params, spec = place.eqn.params, place.eqn.params["spec"]
-    shapes = lane_shapes([var.aval.shape for var in place.eqn.invars], params["lanes"])
+    operands = place.eqn.invars[: len(spec.names)]
+    shapes = lane_shapes([var.aval.shape for var in operands], params["lanes"])
     event = spec.event_shape(shapes)
     shape = trace_shape(place)
-    inner = [jnp.ones(s, var.aval.dtype) for s, var in zip(shapes, place.eqn.invars, strict=True)]
+    inner = [jnp.ones(s, var.aval.dtype) for s, var in zip(shapes, operands, strict=True)]
     free = jax.eval_shape(lambda x: _transform(spec, inner)._inverse(x), jax.ShapeDtypeStruct(event, inner[0].dtype))
     return shape[: len(shape) - len(event)] + free.shape
 

@@ -16,6 +16,7 @@ from ppl._errors import AddressError, PPLError, StrategyError, user_source
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction, Trace
 from ppl.interpreter import Interpreter, Place
+from ppl.operands import without_baseline
 from ppl.primitives import Lane, bind_choice, bind_density, call_p, choice_p, factor_p, lane_shapes, view_of
 from ppl.specs import Subset
 from ppl.stochastic.inlining import Relabel
@@ -211,6 +212,10 @@ class Sliced(Interpreter):
         return outs
 
 
+_KEPT = ("spec", "strategy", "source", "lanes", "masked", "depth", "guards", "baseline")
+"""Parameters that a choice keeps when it is bound again without its address."""
+
+
 class Run(Sliced):
     """Read given choices, sample the others, and add up log densities."""
 
@@ -341,10 +346,11 @@ class Run(Sliced):
         sampled = self._sample(eqn, operands, path) if given is None or partly else None
         value = _value(given, sampled, partly)
         value, recorded = self.read(path, sorted_out, value)
-        lanes = [Lane(lane.size, (True, *lane.mapped), lane.depth) for lane in params["lanes"]]
+        own, own_lanes = without_baseline(params, operands)
+        lanes = [Lane(lane.size, (True, *lane.mapped), lane.depth) for lane in own_lanes]
         log_prob = bind_density(
             value,
-            operands,
+            own,
             spec=params["spec"],
             lanes=lanes,
             masked=params["masked"],
@@ -391,7 +397,7 @@ class Run(Sliced):
         return None if given is None else drawn_rows(given, self._around(path))
 
     def _sample(self, eqn, operands, path):
-        kept = {name: eqn.params[name] for name in ("spec", "strategy", "source", "lanes", "masked", "depth", "guards")}
+        kept = {name: eqn.params[name] for name in _KEPT}
         if not kept["spec"].can_sample:
             raise PPLError(
                 f'The choice at "{show(path)}" cannot be sampled: only the score of its density is known.',

@@ -14,6 +14,7 @@ from ppl.analysis.smoothness import smoothness
 from ppl.analysis.smoothness.jumps import guard_jumps
 from ppl.choice import sound_strategies
 from ppl.interpreter import Interpreter, Place
+from ppl.operands import without_baseline
 from ppl.passes import plan_draws, vectorise
 from ppl.primitives import call_p, draw
 from ppl.transforms.guards import forbid_tangents
@@ -100,7 +101,8 @@ class _Seed(Interpreter):
         elif self.here in self.unsound():
             values = forbid_tangents(values, self.unsound()[self.here].error)
         params = eqn.params
-        return [draw(params["spec"], params["lanes"], params["masked"], self.noise.source_at(self.here), values)]
+        values, lanes = without_baseline(params, values)
+        return [draw(params["spec"], lanes, params["masked"], self.noise.source_at(self.here), values)]
 
 
 def dropped_gradient(place: Place) -> StrategyError:

@@ -41,13 +41,15 @@ class TailNoise:
     """The noise of another evaluation: as it was, but for a choice that is given and, with `fresh`, those after it.
 
     `shifts` holds zeros over the elements of some choices that are added to their scores: the derivative of the
-    objective with respect to them is the cost charged to each element.
+    objective with respect to them is the cost charged to each element. `leads` says how many of the first axes of what
+    is given, and of the shifts, are the values of enumerated choices.
     """
 
     base: Any
     fresh: Any
     override: Override | None
     shifts: Mapping[Location, Any]
+    leads: Mapping[Location, int]
     equal: Any = True
     after: Any = False
     _scan: Location = ()
@@ -105,8 +107,11 @@ class TailNoise:
         self._scan = here
         inside = lambda site: site[: len(here)] == here
         override = self.override
-        given = None if override is None or not inside(override.site) else (override.value, override.where)
-        shifts = {site: shift for site, shift in self.shifts.items() if inside(site)}
+        first = lambda site, x: jnp.moveaxis(x, self.leads.get(site, 0), 0)
+        given = None
+        if override is not None and inside(override.site):
+            given = first(override.site, override.value), first(override.site, override.where)
+        shifts = {site: first(site, shift) for site, shift in self.shifts.items() if inside(site)}
         fresh = None if self.fresh is None else self.fresh.scan_inputs(here, length)
         return self.base.scan_inputs(here, length), fresh, given, list(shifts.values()), jnp.arange(length)
 
@@ -128,6 +133,7 @@ class TailNoise:
             None if fresh is None else self.fresh.enter(fresh),
             override,
             {**outside, **dict(zip(sites, shifts, strict=True))},
+            self.leads,
             equal,
             after,
         )

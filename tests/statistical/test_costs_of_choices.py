@@ -93,7 +93,7 @@ def in_one_step(flip, p, reach):
 @pytest.mark.parametrize("reach", [False, True])
 def test_a_baseline_beside_an_enumerated_choice_in_a_step_is_refused(reach):
     """The probabilities of the enumerated values stay in the loop."""
-    with pytest.raises(ppl.StrategyError, match="depends on an enumerated one"):
+    with pytest.raises(ppl.StrategyError, match="enumerated one of a scan"):
         ppl.grad(lambda p: in_one_step(flips(reinforce(constant(1.2))), p, reach))(KEY, 0.4)
 
 

@@ -180,7 +180,10 @@ def test_steps_that_depend_on_earlier_steps(strategy):
 WRONG = {
     "concentration": (lambda a: ppl.gamma(a, 1.0, grad=mvd()).sample(), "`concentration`"),
     "a large result": (lambda p: flips(mvd())(p) * jnp.ones(5000), "each element of a result"),
-    "under enumeration": (lambda p: flips(mvd())(0.2 + 0.5 * flips(ppl.enum())(p)), "enumerated one"),
+    "under enumeration in a scan": (
+        lambda p: lax.scan(lambda c, _: (c + flips(mvd())(flips(ppl.enum())(p)), None), p, None, length=2)[0],
+        "enumerated one of a scan",
+    ),
     "too many": (lambda p: jax.vmap(flips(mvd()))(jnp.full(5000, p)).sum() ** 2, "one by one|by itself"),
 }
 

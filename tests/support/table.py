@@ -22,7 +22,7 @@ class Why:
         mark: The footnote.
         error: What they raise.
         text: The reason, with places for the two numbers.
-        numbers: Computes what the refused estimator would give and the truth; None where it is just not built.
+        numbers: Computes what the refused estimator would give and the truth; None where there is nothing to compute.
     """
 
     mark: str
@@ -114,14 +114,7 @@ FINITE = Why(
     "finite (enum); the sampler of the uniform distribution is explicit, use `pathwise()` (implicit); its table of "
     "pairs has no entry for it (mvd).",
 )
-UNDER_ENUM = Why(
-    "not built",
-    ppl.StrategyError,
-    "Not built: downstream of an enumerated choice a choice is drawn once for each of its values, and strategies that "
-    "look at costs would need them for each. A plain `reinforce()`, `reinforce(constant(b))`, `pathwise()` or `enum()` "
-    "works there.",
-)
-WHYS = [JUMP, EDGE, EDGE_AT_ONCE, LANES, SECOND, FINITE, UNDER_ENUM]
+WHYS = [JUMP, EDGE, EDGE_AT_ONCE, LANES, SECOND, FINITE]
 
 _SCORES = ("reinforce", "reinforce(constant)", "reinforce(leave_one_out_lanes)")
 _DIRECT = ("mvd", "leave_one_out", "a user's own")
@@ -135,11 +128,6 @@ REFUSALS: dict[tuple[str, str], Why] = {
         for row in ("vmap, one cost of all lanes", "iwelbo, a log of a mean")
     },
     **{("second derivative", way): SECOND for way in _DIRECT},
-    **{
-        (row, way): UNDER_ENUM
-        for row in ("cond on a choice by enum", "downstream of enum")
-        for way in (*_DIRECT, "reinforce(leave_one_out_lanes)")
-    },
 }
 
 
@@ -166,7 +154,7 @@ Every gradient strategy through every construct of the language. Each cell is ru
 - **z**: the same by sampling, where the noise is not finite: |z| < 4.5, and a bias of 2 % of the gradient's norm would
   show.
 - An **error** is raised where a derivative meets the choice, or at the choice; the note says what the estimator would
-  have given, or that it is just not built.
+  have given, or why it does not apply.
 
 Pathwise is shown on normal choices, implicit on gamma, the others on coins (`moving support`: on uniform choices).
 `a user's own` is a class with the one method `estimate`. Cells that refuse may become fewer, never more
