@@ -377,7 +377,9 @@ class Run(Sliced):
             extra = weighted - log_prob if self.mode == "update" else None
             log_prob = weighted
         self.log_densities.append(log_prob.sum())
-        if is_given if self.weighed is None else path in self.weighed:
+        if self.weighed is not None:
+            self.log_weights += [log_prob.sum()] * (path in self.weighed)
+        elif is_given:
             self.log_weights.append(_where_known(known, log_prob, 0 if extra is None else extra).sum())
         elif extra is not None:
             self.log_weights.append(extra.sum())
