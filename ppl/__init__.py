@@ -1,5 +1,6 @@
 """A probabilistic programming language on JAX in which variational inference is programmable."""
 
+from ppl import guides as guides
 from ppl._errors import AddressError as AddressError
 from ppl._errors import ControlFlowError as ControlFlowError
 from ppl._errors import PPLError as PPLError
