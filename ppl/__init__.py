@@ -73,6 +73,9 @@ from ppl.generative import GenerativeFunction as GenerativeFunction
 from ppl.generative import Trace as Trace
 from ppl.generative import gen as gen
 from ppl.loops import while_loop as while_loop
+from ppl.prediction import Predictions as Predictions
+from ppl.prediction import predict as predict
+from ppl.prediction import to_arviz as to_arviz
 from ppl.reports import Report as Report
 from ppl.reports import check as check
 from ppl.reports import explain as explain

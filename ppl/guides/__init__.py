@@ -2,6 +2,8 @@
 
 from ppl.guides.delta import delta as delta
 from ppl.guides.delta import point as point
+from ppl.guides.flow import Around as Around
+from ppl.guides.flow import flow as flow
 from ppl.guides.full import full as full
 from ppl.guides.laplace import laplace as laplace
 from ppl.guides.low_rank import low_rank as low_rank

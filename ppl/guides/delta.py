@@ -35,7 +35,7 @@ def delta(
         start: Choices at which to start, nested; by default those whose unconstrained form is 0.
 
     Returns:
-        `(guide, init)`: the guide reads `params["guide"]["loc"]` of shape (n,); `init` is `{"guide": ..., "model": params}`.
+        `(guide, init)`: the guide reads `params["guide"]["loc"]` of shape (n,); `init` also holds `params`.
 
     Raises:
         PPLError: As `mean_field` does.

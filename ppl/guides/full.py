@@ -32,8 +32,8 @@ def full(
         scale: Initial standard deviation of every unconstrained number.
 
     Returns:
-        `(guide, init)`: the guide reads `params["guide"]`, `loc` of shape (n,) and `scale_tril` of shape (n, n), of which
-        `ppl.guides.lower` makes L; `init` is `{"guide": ..., "model": params}`.
+        `(guide, init)`: the guide reads `params["guide"]`, `loc` of shape (n,) and `scale_tril` of shape (n, n), of
+        which `ppl.guides.lower` makes L; `init` is `{"guide": ..., "model": params}`.
 
     Raises:
         PPLError: As `mean_field` does.
@@ -54,7 +54,6 @@ def full(
 
 def full_program(kind: str, latents: Latents) -> GenerativeFunction:
     """Write the guide of full rank."""
-
     block = lambda latent: f"tril[{latent.start}:{latent.stop}, {latent.start}:{latent.stop}]"
 
     def given(latent) -> list[str]:

@@ -21,8 +21,8 @@ def laplace(
 ) -> tuple[GenerativeFunction, dict[str, Any]]:
     """Make a guide with Laplace's approximation: a normal at the mode, with the curvature there.
 
-    MacKay 2003, chapter 27: N(mode, H**-1), H the Hessian of -log p(x(z), y) |dx/dz| over the unconstrained forms z, with
-    parameters of the model fixed. The mode is found here (L-BFGS, then Newton); nothing has to be trained.
+    MacKay 2003, chapter 27: N(mode, H**-1), H the Hessian of -log p(x(z), y) |dx/dz| over the unconstrained forms z,
+    with parameters of the model fixed. The mode is found here (L-BFGS, then Newton); nothing has to be trained.
 
     Args:
         model: Called as `model(params, *inputs)`; it reads its own parameters, if it has any, at `params["model"]`.
@@ -95,6 +95,6 @@ def _require_mode(latents: Latents, mode, gradient, hessian) -> jax.Array:
         expected="a point with zero gradient and positive curvature, over unconstrained choices",
         got=f"a gradient of up to {float(jnp.abs(gradient).max()):.3g} and curvatures (Hessian's diagonal) from "
         f"{float(jnp.diag(hessian).min()):.3g} to {float(jnp.diag(hessian).max()):.3g}",
-        remedy="give another `start` or more `steps`; a density that rises for ever (a hierarchy whose spread goes to 0) "
-        "has no mode: write the model non-centred, or use `guides.full`",
+        remedy="give another `start` or more `steps`; a density that rises for ever (a hierarchy whose spread goes to "
+        "0) has no mode: write the model non-centred, or use `guides.full`",
     )

@@ -14,7 +14,6 @@ from ppl.choicemap import show
 from ppl.continuity import assume_continuous
 from ppl.guides.bijectors import bijector
 from ppl.guides.latents import Latents
-from ppl.guides.onto import back
 
 
 def initial(guide: dict[str, Any], params: Any) -> dict[str, Any]:
@@ -92,8 +91,7 @@ def unconstrain(support: str, value: jax.Array, *, low: Any = None, high: Any = 
         >>> unconstrain("positive", 1.0).tolist()
         [0.0]
     """
-    value = jnp.asarray(value)
-    free, _ = back(support, value, {"low": low, "high": high}, value.ndim)
+    free = bijector(support, {"low": low, "high": high})._inverse(jnp.asarray(value))
     return assume_continuous(jnp.ravel(free))  # The inverse of a smooth map, whatever its code compares on the way.
 
 

@@ -54,7 +54,7 @@ def program(kind: str, latents: Latents, imports: Sequence[str], summary: str, l
     """
     body = "\n".join(f"    {line}" for line in [f'"""{summary}"""', *lines])
     text = "\n".join([*imports, "", "", "@gen", f"def {kind}(params, observed, *inputs):", body, ""])
-    # Registered, so that error messages and tracebacks show these lines; not a name that starts with "<", which they skip.
+    # Registered, so that error messages and tracebacks show these lines; they skip names that start with "<".
     file = f"guides.{kind}({latents.model})"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     namespace: dict[str, Any] = {}
