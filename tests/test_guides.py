@@ -12,8 +12,8 @@ from jax import lax
 import ppl
 from estimators import elbo
 from ppl import (
-    beta,
     bernoulli,
+    beta,
     dirichlet,
     exponential,
     gamma,
