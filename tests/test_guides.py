@@ -113,41 +113,40 @@ def test_mean_field_follows_numpyros_transforms():
     np.testing.assert_allclose(trace.log_density, expected, rtol=1e-10)
 
 
-SUPPORTS = {
-    "exponential": lambda: exponential(2.0) @ "x",
-    "pareto": lambda: pareto(1.5, 3.0) @ "x",
-    "beta": lambda: beta(2.0 * jnp.ones(2), 3.0) @ "x",
-    "uniform": lambda: uniform(-1.0, 2.0) @ "x",
-    "truncated above": lambda: truncated_normal(0.0, jnp.ones(2), high=0.5) @ "x",
-    "von mises": lambda: ppl.von_mises(0.0, 1.0) @ "x",
-    "simplexes": lambda: dirichlet(jnp.ones((2, 3))) @ "x",
-    "normal vectors": lambda: multivariate_normal(jnp.zeros((2, 3)), jnp.eye(3)) @ "x",
-    "correlations": lambda: jax.vmap(lambda _: lkj_cholesky(3, 2.0) @ "x")(jnp.ones(2)),
-    "matrices": lambda: wishart(5.0, jnp.eye(2)) @ "x",
-}
+@gen
+def supports(params):
+    exponential(2.0) @ "positive"
+    pareto(1.5, 3.0) @ "from its scale"
+    beta(2.0 * jnp.ones(2), 3.0) @ "shares"
+    uniform(-1.0, 2.0) @ "interval"
+    truncated_normal(0.0, jnp.ones(2), high=0.5) @ "below"
+    ppl.von_mises(0.0, 1.0) @ "angle"
+    dirichlet(jnp.ones((2, 3))) @ "simplexes"
+    multivariate_normal(jnp.zeros((2, 3)), jnp.eye(3)) @ "vectors"
+    jax.vmap(lambda _: lkj_cholesky(3, 2.0) @ "correlations")(jnp.ones(2))
+    wishart(5.0, jnp.eye(2)) @ "matrices"
 
 
 @pytest.mark.parametrize("kind", ["mean_field", "full", "delta"])
-@pytest.mark.parametrize("name", SUPPORTS)
-def test_every_support_is_reached_as_by_log_joint(kind, name):
-    model = gen(lambda params: SUPPORTS[name]())
-    guide, init = guides.mean_field(model, {}) if kind == "mean_field" else getattr(guides, kind)(model, {})
-    z = 0.4 * jnp.arange(1.0, 1.0 + init["guide"]["loc"].size)
-    init["guide"]["loc"] = z
-    tiny = jax.tree.map(lambda x: x - 30.0 * jnp.eye(*x.shape) if x.ndim == 2 else x - 30.0, init)
-    params = {"guide": {**tiny["guide"], "loc": z}, "model": {}}
-    _, constrain = ppl.log_joint(model, {}, params)
+def test_every_support_is_reached_as_by_log_joint(kind):
+    """A guide of no width gives the choices that `log_joint` makes of the same vector."""
+    guide, init = made(kind, supports, {}, ())
+    z = jnp.sin(1.0 + jnp.arange(init["guide"]["loc"].size))
+    narrow = {"log_scale": lambda x: x - 30.0, "scale_tril": lambda x: x - 30.0 * jnp.eye(len(x)), "loc": lambda x: z}
+    params = {"guide": {name: narrow[name](x) for name, x in init["guide"].items()}, "model": {}}
+    _, constrain = ppl.log_joint(supports, {}, params)
 
     @jax.jit
     def run(params):
         drawn = guide.simulate(KEY, params, {})
-        return drawn["x"], constrain(z)["x"], drawn.log_density, guide.log_density(drawn.choices, params, {})
+        return drawn.choices, constrain(z), drawn.log_density
 
-    x, expected, *densities = run(params)
-    np.testing.assert_allclose(x, expected, rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(*densities, rtol=1e-5)
-    assert ppl.check(model, guide, (params, {})).ok
-    assert np.isfinite(ppl.grad(elbo(model, guide))(KEY, params, {})["guide"]["loc"]).all()
+    choices, expected, log_density = run(params)
+    for name, x in choices.items():
+        np.testing.assert_allclose(x, expected[name], rtol=1e-9, atol=1e-11, err_msg=name)
+    assert np.isfinite(log_density)
+    assert ppl.check(supports, guide, (params, {})).ok
+    assert np.isfinite(ppl.grad(elbo(supports, guide))(KEY, init, {})["guide"]["loc"]).all()
 
 
 @pytest.mark.parametrize("kind", ["full", "low_rank"])
@@ -224,13 +223,16 @@ def test_full_is_exact_at_the_posterior_and_training_finds_it():
     exact = {"guide": {"loc": MEAN, "scale_tril": raw}, "model": {}}
     np.testing.assert_allclose(evidence(guide, exact, KEY), EVIDENCE.log_prob(LINEAR["y"]), rtol=1e-9)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, 1_500))
-    objective = lambda params: elbo(linear, guide)(params, LINEAR)
-    fit = ppl.maximize(objective, init, None, optimizer, steps=1_500, key=KEY)
+    def objective(params):
+        return jnp.mean(jax.vmap(lambda _: elbo(linear, guide)(params, LINEAR))(jnp.arange(16)))
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, 600))
+    fit = ppl.maximize(objective, init, None, optimizer, steps=600, key=KEY)
     loc, covariance = moments("full", fit.params)
-    deviations = np.sqrt(np.diag(COVARIANCE))
-    assert (np.abs(loc - MEAN) < 0.02 * deviations).all()
-    assert (np.abs(covariance - COVARIANCE) < 0.04 * np.outer(deviations, deviations)).all()
+    ratio = jnp.linalg.solve(COVARIANCE, covariance)
+    distance = (loc - MEAN) @ PRECISION @ (loc - MEAN)
+    kl = 0.5 * (jnp.trace(ratio) - 2 - jnp.linalg.slogdet(ratio)[1] + distance)
+    assert 0 <= kl < 0.005, kl  # as if every mean were off by a twentieth of its standard deviation, twice over
 
 
 def test_low_rank_is_exact_where_the_posterior_is():
@@ -289,7 +291,7 @@ def test_the_model_reads_its_own_parameters():
     assert gradient["guide"]["loc"] != 0
 
 
-@pytest.mark.parametrize("kind", [*NORMAL, "delta"])
+@pytest.mark.parametrize("kind", ["full", "delta"])
 def test_start_and_scale(kind):
     trace = jax.jit(lambda: everything.simulate(KEY, {}, INPUTS))()
     start = {name: value for name, value in trace.choices.items() if name != "y"}
