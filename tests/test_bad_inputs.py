@@ -75,6 +75,10 @@ def posterior(length=4):
     return ppl.Predictions(latents, {"y": jnp.zeros((length, 3))}, {"y": jnp.zeros((length, 3))}, DATA)
 
 
+def of_a_prior():
+    return ppl.Predictions({"z": jnp.zeros(4)}, {"y": jnp.zeros((4, 3))}, None, None)
+
+
 def sometimes():
     lax.cond(True, lambda: normal() @ "z", lambda: 0.0)
 
@@ -87,9 +91,13 @@ def support_that_a_scan_moves():
     lax.scan(lambda c, _: (uniform(c, c + 1.0) @ "u", None), 0.0, None, length=2)
 
 
-def onto_in_a_program(*args, **options):
-    """Push a normal onto a support inside a program."""
-    return lambda: gen(lambda: onto(*args(), **options) @ "x").simulate(KEY)
+def pushed(support, base=normal, *shape, **edges):
+    """Push a choice onto a support inside a program."""
+    return lambda: gen(lambda: onto(support, base(), *shape, **edges) @ "x").simulate(KEY)
+
+
+def pair():
+    return multivariate_normal(jnp.zeros(2), jnp.eye(2))
 
 
 PARTLY = {"y": Masked(DATA["y"], jnp.array([True, False, True]))}
@@ -122,24 +130,12 @@ CASES: dict[str, tuple[Callable, type[PPLError], str]] = {
         AddressError,
         '"z" of shape (2,)',
     ),
-    "unknown support": (onto_in_a_program(lambda: ("positve", normal())), PPLError, 'mean "positive"'),
-    "interval without an edge": (onto_in_a_program(lambda: ("interval", normal()), low=0.0), PPLError, "high="),
-    "edge of a support without one": (
-        onto_in_a_program(lambda: ("positive", normal()), low=0.0),
-        PPLError,
-        "leave out",
-    ),
-    "vector without a shape": (
-        onto_in_a_program(lambda: ("positive", multivariate_normal(jnp.zeros(2), jnp.eye(2)))),
-        PPLError,
-        "elementwise",
-    ),
-    "vector of another length": (
-        onto_in_a_program(lambda: ("positive", multivariate_normal(jnp.zeros(2), jnp.eye(2)), (3,))),
-        PPLError,
-        "length 3",
-    ),
-    "a simplex of a number": (onto_in_a_program(lambda: ("simplex", normal())), PPLError, "at least 1 axes"),
+    "unknown support": (pushed("positve"), PPLError, 'mean "positive"'),
+    "interval without an edge": (pushed("interval", low=0.0), PPLError, "high="),
+    "edge of a support without one": (pushed("positive", low=0.0), PPLError, "leave out"),
+    "vector without a shape": (pushed("positive", pair), PPLError, "elementwise"),
+    "vector of another length": (pushed("positive", pair, (3,)), PPLError, "length 3"),
+    "a simplex of a number": (pushed("simplex"), PPLError, "at least 1 axes"),
     # A guide by hand that does not fit.
     "normal guide of a positive choice": (
         lambda: ppl.grad(elbo(model, gen(lambda p, observed: (normal(p) @ "z", normal(p) @ "s"))))(KEY, 0.1, DATA),
@@ -175,7 +171,7 @@ def needs_arviz(run):
 
 CASES |= {
     "arviz of a dict": (needs_arviz(lambda: ppl.to_arviz({"z": jnp.zeros(3)})), PPLError, "ppl.predict"),
-    "arviz of a prior alone": (needs_arviz(lambda: ppl.to_arviz(draws(guide=None))), PPLError, "of a prior"),
+    "arviz of a prior alone": (needs_arviz(lambda: ppl.to_arviz(of_a_prior())), PPLError, "of a prior"),
     "arviz of unequal chains": (needs_arviz(lambda: ppl.to_arviz(posterior(), chains=3)), PPLError, "divisor of 4"),
 }
 
