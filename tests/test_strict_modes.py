@@ -1,7 +1,7 @@
 """JAX's strict modes around our own code: the same programs, with the same numbers, under every one of them.
 
 Third-party code breaks under some modes, so the programs here are made of what is ours. `CORE` is the named part of the
-suite that every mode runs; the persistent cache needs processes of its own.
+suite that every mode runs, in float64 (with PPL_TEST_X64=0, in float32). The persistent cache needs other processes.
 """
 
 import contextlib
@@ -91,11 +91,10 @@ MODES = {
     "disable_jit": jax.disable_jit,
     "tracer leaks": jax.checking_leaks,
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
-    "float32": lambda: jax.enable_x64(False),
 }
 
-NOT_OURS: dict[tuple[str, str], str] = {}
-"""Cells that fail in the code of others, and where."""
+NOT_YET = {("rank promotion", "prediction"): "data without lanes meets parameters that have them, in one density"}
+"""Cells that do not hold, and why."""
 
 
 def numbers(result):
@@ -115,23 +114,19 @@ def plain():
     return run
 
 
-@pytest.mark.x64
 @pytest.mark.parametrize("name", CORE)
 @pytest.mark.parametrize("mode", MODES)
-def test_the_core_runs_under_every_mode(mode, name, plain):
-    if (mode, name) in NOT_OURS:
-        pytest.skip(NOT_OURS[mode, name])
+def test_the_core_runs_under_every_mode(mode, name, plain, request):
+    if (mode, name) in NOT_YET:
+        request.applymarker(pytest.mark.xfail(reason=NOT_YET[mode, name], strict=True))
     expected = plain(name)
     with MODES[mode]():
         found = numbers(CORE[name]())
-    assert all(x.dtype == np.float64 for x in expected if x.dtype.kind == "f")
-    if mode == "float32":
-        assert all(x.dtype == np.float32 for x in found if x.dtype.kind == "f")
-        assert [x.shape for x in found] == [x.shape for x in expected]  # of other noise: the bits are fewer
-        assert all(np.isfinite(x).all() for x in found)
-        return
+    exact = jax.config.jax_enable_x64
+    assert {x.dtype for x in expected if x.dtype.kind == "f"} <= {np.dtype(np.float64 if exact else np.float32)}
+    tolerance = {"rtol": 1e-9, "atol": 1e-12} if exact else {"rtol": 1e-4, "atol": 1e-5}
     for x, y in zip(found, expected, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(x, y, **tolerance)
 
 
 @pytest.mark.parametrize(
