@@ -14,6 +14,7 @@ import pytest
 from jax import lax
 
 import ppl
+from bench.mistakes import MISTAKES
 from estimators import elbo
 from ppl import (
     AddressError,
@@ -212,6 +213,14 @@ def test_no_mode_is_found_where_there_is_none():
     assert {"where", "expected", "got", "remedy"} <= set(caught.value.details)
 
 
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_the_mistakes_of_the_bench_are_errors_here(mistake):
+    ours, _ = mistake()
+    with pytest.raises(PPLError) as caught:
+        ours()
+    assert {"where", "expected", "got", "remedy"} <= set(caught.value.details)
+
+
 def marked(test) -> int:
     """Count the cases of a parametrised test."""
     return sum(len(mark.args[1]) for mark in test.pytestmark if mark.name == "parametrize")
@@ -224,6 +233,7 @@ def test_how_many_bad_inputs_are_tested():
         "training": marked(test_training.test_bad_arguments_are_refused_at_once)
         + marked(test_training.test_a_bad_result_of_f_is_refused),
         "everyday use": len(CASES) + 1,
+        "beside NumPyro": len(MISTAKES),
     }
     print(counts, sum(counts.values()))
     assert counts["everyday use"] >= 35
