@@ -78,7 +78,8 @@ def by_nuts(key) -> dict[str, np.ndarray]:
 def summary(draws: dict[str, np.ndarray]) -> list[tuple[float, float, float]]:
     """Return mean, its Monte Carlo error and standard deviation of every number."""
     rows = []
-    for x in draws.values():
+    for name in ("mu", "log_tau", "theta"):
+        x = draws[name]
         effective = np.asarray(blackjax.diagnostics.effective_sample_size(x, chain_axis=0, sample_axis=1))
         deviation = x.std((0, 1))
         rows += zip(x.mean((0, 1)), deviation / np.sqrt(effective), deviation, strict=True)

@@ -33,7 +33,7 @@ def source(guide: GenerativeFunction) -> str:
         >>> model = ppl.gen(lambda params: ppl.normal(0.0, ppl.half_normal(1.0) @ "s") @ "y")
         >>> guide, init = ppl.guides.mean_field(model, {"y": 1.0})
         >>> print(ppl.guides.source(guide).splitlines()[-1])
-            onto("positive", normal(loc[0], scale[0])) @ "s"
+            onto("nonnegative", normal(loc[0], scale[0])) @ "s"
     """
     require_gf(guide, "guides.source")
     return getattr(guide.function, _TEXT, None) or inspect.getsource(guide.function)
