@@ -15,7 +15,7 @@ import pytest
 from jax import lax
 
 import ppl
-from estimators import elbo, iwelbo, reinforce
+from estimators import elbo, reinforce
 from ppl import bernoulli, categorical, enum, gamma, gen, guides, half_normal, normal
 
 KEY = jr.key(0)
@@ -74,10 +74,8 @@ CORE = {
     "simulate": lambda: model.simulate(KEY, {}).choices,
     "assess": lambda: model.log_density({"s": 0.5, "z": jnp.ones(3), **OBSERVED}, {}),
     "generate in a scan": lambda: chain.generate(KEY, OBSERVED, {})[1],
-    "update": lambda: chain.update(KEY, chain.simulate(KEY, {}), OBSERVED)[1],
     "log_joint": lambda: jax.grad(ppl.log_joint(model, OBSERVED, {})[0])(jnp.arange(4.0)),
     "pathwise through a scan": lambda: ppl.value_and_grad(elbo(chain, steps))(KEY, 0.3, OBSERVED),
-    "several particles": lambda: ppl.grad(iwelbo(chain, steps, 3))(KEY, 0.3, OBSERVED),
     "enum, reinforce and a cond": lambda: ppl.value_and_grad(elbo(coin_model, coins))(KEY, 0.3, {"x": 1.0}),
     "exact gradient": lambda: ppl.exact_gradient(lambda p: (bernoulli(p, grad=enum()).sample() - 0.45) ** 2)(0.3),
     "gamma, implicit": lambda: ppl.grad(lambda a: gamma(a, 1.0).sample() ** 2)(KEY, 2.0),
