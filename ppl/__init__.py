@@ -1,5 +1,6 @@
 """A probabilistic programming language on JAX in which variational inference is programmable."""
 
+from ppl import guides as guides
 from ppl import methods as methods
 from ppl._errors import AddressError as AddressError
 from ppl._errors import ControlFlowError as ControlFlowError
@@ -73,6 +74,9 @@ from ppl.generative import GenerativeFunction as GenerativeFunction
 from ppl.generative import Trace as Trace
 from ppl.generative import gen as gen
 from ppl.loops import while_loop as while_loop
+from ppl.prediction import Predictions as Predictions
+from ppl.prediction import predict as predict
+from ppl.prediction import to_arviz as to_arviz
 from ppl.reports import Report as Report
 from ppl.reports import check as check
 from ppl.reports import explain as explain

@@ -39,7 +39,7 @@ class Frame:
     """What is being traced: whose body, and the choices and calls made in it that are not yet used."""
 
     name: str
-    pending: list[Any] = dataclasses.field(default_factory=list)
+    pending: list[Pending] = dataclasses.field(default_factory=list)
 
 
 _frames: list[Frame] = []
@@ -68,13 +68,30 @@ class tracing:  # noqa: N801 - a context manager, used as a word.
             )
 
 
-def note_pending(item: Any) -> None:
+class Pending:
+    """What must be used before tracing ends; then it is let go, or its arrays would outlive the body they are of."""
+
+    _used = False
+
+    @property
+    def used(self) -> bool:
+        """Whether it has been used."""
+        return self._used
+
+    @used.setter
+    def used(self, yes: bool) -> None:
+        self._used = yes
+        for frame in _frames if yes else ():
+            frame.pending[:] = [item for item in frame.pending if item is not self]
+
+
+def note_pending(item: Pending) -> None:
     """Remember a choice or call that must be used before tracing ends."""
     if _frames:
         _frames[-1].pending.append(item)
 
 
-class Choice:
+class Choice(Pending):
     """A distribution about to be chosen from: `@ "address"`, `.sample()`, or `.log_prob(x)`."""
 
     noun = "random choice"

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from ppl._errors import boundary, user_source
-from ppl.choice import as_path, note_pending
+from ppl.choice import Pending, as_path, note_pending
 from ppl.choicemap import show
 from ppl.primitives import bind_choice, factor_p
 from ppl.specs import fresh_key_spec
 from ppl.strategies import pathwise
 
 
-class Factor:
+class Factor(Pending):
     """An unnormalised factor about to be put under an address."""
 
     noun = "factor"

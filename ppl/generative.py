@@ -12,7 +12,7 @@ from jax.tree_util import register_pytree_node_class
 
 from ppl import choicemap, jaxprs
 from ppl._errors import PPLError, boundary, user_source
-from ppl.choice import as_path, note_pending, tracing
+from ppl.choice import Pending, as_path, note_pending, tracing
 from ppl.primitives import call_p
 
 
@@ -228,7 +228,7 @@ def gen(function: Callable) -> GenerativeFunction:
     return GenerativeFunction(function)
 
 
-class Call:
+class Call(Pending):
     """A generative function with its arguments, to be run by `@ "address"`."""
 
     noun = "call"

@@ -270,7 +270,8 @@ def stage(function: Callable, args: tuple, kwargs: dict | None = None) -> tuple[
         return results
 
     try:
-        closed = jax.make_jaxpr(flat)(*leaves)
+        with jax.disable_jit(False):  # A loop that it writes out would make each of its choices many times.
+            closed = jax.make_jaxpr(flat)(*leaves)
     except jax.errors.ConcretizationTypeError as error:
         raise _needs_value(getattr(function, "__name__", str(function)), error) from None
     refuse_captured_keys(body_of(closed), getattr(function, "__name__", str(function)))
@@ -289,7 +290,8 @@ def _needs_value(name: str, error: Exception) -> ControlFlowError:
 
 def restage(function: Callable, avals: Sequence) -> Body:
     """Trace a function of flat arrays again, for a rewriting interpreter."""
-    return body_of(jax.make_jaxpr(function)(*avals))
+    with jax.disable_jit(False):
+        return body_of(jax.make_jaxpr(function)(*avals))
 
 
 def in_shapes(body: Body) -> list[jax.ShapeDtypeStruct]:

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 
 from ppl._errors import PPLError, boundary, user_source
-from ppl.choice import Choice, as_path, note_pending
+from ppl.choice import Choice, Pending, as_path, note_pending
 from ppl.generative import GenerativeFunction
 from ppl.specs import subset
 
 
-class Subsample:
+class Subsample(Pending):
     """A generative function to be run on some of n elements."""
 
     noun = "subsample"

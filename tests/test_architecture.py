@@ -17,9 +17,11 @@ def test_blocks_run(capsys):
     assert "sub {(0,)} term" in printed
 
 
-def test_readme_programs_run(capsys):
+def test_readme_programs_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = Path(__file__).parent.parent.joinpath("README.md").read_text().replace("steps=3_000", "steps=30")
     namespace = {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         exec(compile(block, "README.md", "exec"), namespace)
+    assert (tmp_path / "launches.png").stat().st_size > 10_000
     assert "Exact(" in capsys.readouterr().out

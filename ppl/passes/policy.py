@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,7 +27,8 @@ _CHEAP = {
 _FREE = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "transpose", "copy", "copy_p"}
 _BRANCHING = (jaxprs.cond_p, jaxprs.while_p)
 
-_FOUND: dict[tuple[int, str], tuple[Any, bool]] = {}
+_FOUND: weakref.WeakKeyDictionary[Any, dict[str, bool]] = weakref.WeakKeyDictionary()
+"""What is known of jaxprs; kept alive here, a jaxpr would keep tracers among its constants alive."""
 
 
 def _anywhere(eqn, what: str, test) -> bool:
@@ -35,13 +37,10 @@ def _anywhere(eqn, what: str, test) -> bool:
 
 
 def _in_body(body: jaxprs.Body, what: str, test) -> bool:
-    known = _FOUND.get((id(body.jaxpr), what))
-    if known is None or known[0] is not body.jaxpr:
-        if len(_FOUND) > 4096:  # Entries keep their jaxpr alive.
-            _FOUND.clear()
-        found = any(_anywhere(eqn, what, test) for eqn in body.eqns)
-        known = _FOUND[id(body.jaxpr), what] = (body.jaxpr, found)
-    return known[1]
+    known = _FOUND.setdefault(body.jaxpr, {})
+    if what not in known:
+        known[what] = any(_anywhere(eqn, what, test) for eqn in body.eqns)
+    return known[what]
 
 
 def speaks(eqn) -> bool:
@@ -60,10 +59,10 @@ def loops(eqn) -> bool:
 
 def body_loops(body: jaxprs.Body) -> bool:
     """Tell whether a body holds such a scan."""
-    known = _FOUND.get((id(body.jaxpr), "loops"))
-    if known is None or known[0] is not body.jaxpr:
-        known = _FOUND[id(body.jaxpr), "loops"] = (body.jaxpr, any(map(loops, body.eqns)))
-    return known[1]
+    known = _FOUND.setdefault(body.jaxpr, {})
+    if "loops" not in known:
+        known["loops"] = any(map(loops, body.eqns))
+    return known["loops"]
 
 
 def holds_mode(eqn, modes: frozenset[str]) -> bool:

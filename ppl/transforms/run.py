@@ -52,6 +52,7 @@ def require_gf(gf: Any, usage: str) -> None:
         raise PPLError(
             f"`{usage}` takes a generative function.",
             where=user_source(),
+            expected="a program made by `@gen`",
             got=f"{name_of(gf)} ({type(gf).__name__})",
             remedy="decorate the function with `@gen`",
         )
