@@ -16,11 +16,12 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ppl._errors import PPLError
 from ppl.training import inputs
 from ppl.training.batches import Batches
-from ppl.training.checkpoint import Checkpoints, describe, fingerprint
+from ppl.training.checkpoint import Checkpoints
 from ppl.training.history import MAX_STREAK, History
 from ppl.training.progress import Progress
 from ppl.training.step import Carry, Constants, make_chunk, own
 from ppl.training.termination import termination_deferred
+from ppl.training.trees import describe, fingerprint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
