@@ -14,6 +14,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from ppl.training.files import Unusable
+from ppl.training.placement import put
 
 
 def _is_key(leaf: Any) -> bool:
@@ -43,7 +44,7 @@ def unflatten(arrays: dict[str, np.ndarray], like: Any) -> Any:
             return leaf
         array = jnp.array(arrays[keystr(path)])
         array = jr.wrap_key_data(array, impl=jr.key_impl(leaf)) if _is_key(leaf) else array
-        return jax.device_put(array, leaf.sharding)
+        return put(array, leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(restore, like)
 
