@@ -38,7 +38,8 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PPLError(f"`checkpoint` must be a folder: {error}") from None
-        if not os.access(self._folder, os.W_OK | os.X_OK):
+        effective = os.access in os.supports_effective_ids
+        if not os.access(self._folder, os.W_OK | os.X_OK, effective_ids=effective):
             raise PPLError(f"`checkpoint` must be a folder that can be written to: {self._folder} cannot.")
 
     def save(self, step: int, carry: Any, history: dict[str, np.ndarray]) -> None:
