@@ -1,0 +1,92 @@
+"""One device or many, one process or two: the same numbers for the same key."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import ppl
+from tests.conftest import ROOT
+from tests.training import sharded
+
+LIMIT = 1e-6
+
+DEVICES = """
+    import jax, numpy as np
+    from tests.training import sharded
+
+    print(len(jax.devices()))
+    one = sharded.numbers(sharded.train(None))
+    for count in (2, 8):
+        mesh = sharded.mesh_of(count, "data")
+        fit = sharded.train(mesh)
+        print({len(leaf.sharding.device_set) for leaf in jax.tree.leaves(fit.params)}, sharded.far(fit, one))
+    square = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+    fit = sharded.train(square, params=sharded.sharded_params(square))
+    specs = fit.params["guide"]["loc"].sharding.spec, fit.params["model"]["b"].sharding.spec
+    print(*map(tuple, specs), sharded.far(fit, one))
+    one = sharded.numbers(sharded.train(None, data=sharded.stream, batch_size=None))
+    print("stream", sharded.far(sharded.train(mesh, data=sharded.stream, batch_size=None), one))
+    with jax.enable_x64(False):
+        one = sharded.numbers(sharded.train(None, data=sharded.EVEN, batch_size=None))
+        print("whole", sharded.far(sharded.train(mesh, data=sharded.EVEN, batch_size=None), one))
+"""
+
+
+def test_two_and_eight_devices_give_the_numbers_of_one(run_python):
+    count, *lines = run_python(DEVICES, devices=8, JAX_ENABLE_X64="1").splitlines()
+    what, far = zip(*(line.rsplit(" ", 1) for line in lines), strict=True)
+    assert count == "8"
+    assert what == ("{2}", "{8}", "('model',) ()", "stream", "whole")
+    assert max(map(float, far)) < LIMIT, lines
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-m", "tests.training.sharded"]
+    started = [
+        subprocess.Popen(
+            [*command, str(process), port, str(tmp_path)], cwd=ROOT, env=environment, stderr=subprocess.PIPE
+        )
+        for process in range(2)
+    ]
+    for process in started:
+        try:
+            _, error = process.communicate(timeout=300)
+        finally:
+            process.kill()
+        assert process.returncode == 0, error.decode()
+    assert {"current.ckpt", "previous.ckpt"} <= {path.name for path in tmp_path.iterdir()}
+    with jax.enable_x64(True):
+        one = sharded.numbers(sharded.train(None))
+        streamed = sharded.numbers(sharded.train(None, data=sharded.stream, batch_size=None))
+    for process in range(2):
+        found = np.load(tmp_path / f"process{process}.npz")
+        np.testing.assert_allclose(found["numbers"], one, rtol=LIMIT)
+        np.testing.assert_allclose(found["streamed"], streamed, rtol=LIMIT)
+        assert found["same"]  # the run that was resumed in both, bit by bit
+
+
+@pytest.mark.parametrize(("mesh", "batch_size", "word"), [("data", 8, "must be a jax.sharding.Mesh")])
+def test_what_is_no_mesh_is_refused(mesh, batch_size, word):
+    with pytest.raises(ppl.PPLError, match=word):
+        sharded.train(mesh, batch_size=batch_size)
+
+
+def test_a_batch_that_cannot_be_split_is_refused(run_python):
+    script = """
+        import ppl
+        from tests.training import sharded
+        try:
+            sharded.train(sharded.mesh_of(2, "data"), batch_size=7)
+        except ppl.PPLError as error:
+            print(error.what, error.details["expected"])
+    """
+    assert run_python(script, devices=2).endswith("over the first axis of `mesh`. a multiple of 2\n")
