@@ -75,8 +75,10 @@ def fork(folder, steps):
 
 
 def newest(folder):
-    path = folder / "run" / "current.ckpt"
-    return path.stat().st_mtime_ns if path.exists() else None
+    try:
+        return (folder / "run" / "current.ckpt").stat().st_mtime_ns
+    except FileNotFoundError:  # not there yet, or between two renames
+        return None
 
 
 def kill_once(folder, steps, chance):
