@@ -71,10 +71,11 @@ def maximize(
             that higher is better; `ppl.training.Plateau(window, patience)` is one.
         prefetch: Number of chunks of a stream that are read and put on the device ahead of time, in a thread that ends
             with the call. 0 reads them when they are needed.
-        mesh: Devices, also of several processes. Examples and batches are split over its first axis, and parameters
-            lie on all devices, but for those that are sharded over this mesh already. The numbers are those of one
-            device, but for rounding. Other axes are for f, which may split particles over them by
-            `jax.lax.with_sharding_constraint`. Each process gives the same arguments, all of `data` included.
+        mesh: Devices, also of several processes. Examples and batches are split over its first axis (arrays whose
+            leading axis has no equal parts are not), and parameters lie on all devices, but for those that are
+            sharded over this mesh already. The numbers are those of one device, but for rounding. Other axes are for
+            f, which may split particles over them by `jax.lax.with_sharding_constraint`. Each process gives the same
+            arguments, all of `data` included.
         progress: Whether to show a bar on stderr; None shows it only where stderr is a terminal.
         callback: Called after every chunk, and after its save, as `callback(steps_done, params, history)`. What it
             raises ends the run.

@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import ppl
+from ppl import bernoulli, reinforce
 from tests.conftest import ROOT
 from tests.training import sharded
 
@@ -90,3 +93,20 @@ def test_a_batch_that_cannot_be_split_is_refused(run_python):
             print(error.what, error.details["expected"])
     """
     assert run_python(script, devices=2).endswith("over the first axis of `mesh`. a multiple of 2\n")
+
+
+def test_splitting_particles_changes_no_charge():
+    """Each coin is charged with the costs of its own lane, wherever the lanes lie."""
+    lanes = NamedSharding(sharded.mesh_of(1, "particles"), PartitionSpec("particles"))
+
+    def objective(params, place=lambda values: values):
+        costs = jax.vmap(lambda i: (bernoulli(params, grad=reinforce()).sample() - 0.3) ** 2 * i)(jnp.arange(4.0))
+        return jnp.sum(jnp.exp(0.1 * place(costs)))
+
+    def placed(params):
+        return objective(params, lambda values: jax.lax.with_sharding_constraint(values, lanes))
+
+    plain, split = ppl.exact_gradient(objective)(0.4), ppl.exact_gradient(placed)(0.4)
+    np.testing.assert_allclose(split.gradient, plain.gradient, rtol=1e-6)
+    np.testing.assert_allclose(split.variance, plain.variance, rtol=1e-6)
+    assert "lane by lane" in str(ppl.explain(placed)(0.4))
