@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import equinox as eqx

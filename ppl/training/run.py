@@ -138,7 +138,10 @@ class Run:
             return []
         objective, args = objective_of(self._settings, constants, carry, step)
         names, trained = ("params", "params", "state", "data"), len(self._paths)
-        return find_origins(objective, jr.fold_in(constants.key, step), args, names, trained)
+        try:
+            return find_origins(objective, jr.fold_in(constants.key, step), args, names, trained)
+        except Exception as error:  # The run has failed, and why it did must not be hidden by this.
+            return [f"(where it began could not be found out: {type(error).__name__}: {error})"]
 
     def _saves(self, checkpoint, resume):
         """Return the checkpoints of this run: their settings are what must not change when it is resumed."""

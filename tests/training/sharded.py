@@ -1,7 +1,9 @@
 """A training run over a mesh of devices, also one that spans processes; run by `test_devices.py`."""
 
 import hashlib
+import json
 import os
+import signal
 import sys
 
 import jax
@@ -85,17 +87,35 @@ def sharded_params(mesh):
     return PARAMS | {"guide": PARAMS["guide"] | {"loc": jax.device_put(PARAMS["guide"]["loc"], rows)}}
 
 
+def step_of(folder):
+    """Return the step of the newest checkpoint."""
+    with open(os.path.join(folder, "current.ckpt"), "rb") as file:
+        return json.loads(file.readline())["step"]
+
+
+def terminate(step, *_):
+    """Ask this process to end."""
+    if step == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def of_process(process, port, folder):
-    """Train as one of two processes with one device each: in one go; and in two parts, the second resumed."""
+    """Train as one of two processes with one device each: in one go; and in two parts, resumed after SIGTERM."""
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=process)
     mesh = mesh_of(2, "data")
     fit = train(mesh)
-    train(mesh, 8, checkpoint=folder)
+    try:  # one of the two is told to end, and both do
+        train(mesh, checkpoint=folder, callback=terminate if process == 0 else None)
+    except SystemExit as ended:
+        saved_at, code = step_of(folder), ended.code
+    else:
+        raise AssertionError("the run was not terminated")
     resumed = train(mesh, checkpoint=folder, resume=True)
+    assert (code, resumed.steps) == (143, 12)
     streamed = train(mesh, data=stream, batch_size=None)
     np.savez(
         os.path.join(folder, f"process{process}.npz"),
-        numbers=numbers(fit), same=digest(fit) == digest(resumed), streamed=numbers(streamed),
+        numbers=numbers(fit), first=saved_at, same=digest(fit) == digest(resumed), streamed=numbers(streamed),
     )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         found = np.load(tmp_path / f"process{process}.npz")
         np.testing.assert_allclose(found["numbers"], one, rtol=LIMIT)
         np.testing.assert_allclose(found["streamed"], streamed, rtol=LIMIT)
+        assert found["first"] == 4  # where they ended, told at step 4
         assert found["same"]  # the run that was resumed in both, bit by bit
 
 
@@ -83,16 +84,34 @@ def test_what_is_no_mesh_is_refused(mesh, batch_size, word):
         sharded.train(mesh, batch_size=batch_size)
 
 
-def test_a_batch_that_cannot_be_split_is_refused(run_python):
-    script = """
-        import ppl
-        from tests.training import sharded
-        try:
-            sharded.train(sharded.mesh_of(2, "data"), batch_size=7)
-        except ppl.PPLError as error:
-            print(error.what, error.details["expected"])
+FLOPS = """
+    import jax
+    import ppl
+    from bench import device_flops
+    from bench.floors import vae
+    from tests.training import sharded
+
+    one, eight = (sharded.mesh_of(count, "data") for count in (1, 8))
+    print(*(device_flops.examples(mesh, 64).cost_analysis()["flops"] for mesh in (one, eight)))
+    print(sum(leaf.size for leaf in jax.tree.leaves(vae.setup(jax.random.key(0), batch=1)[0])))
+    try:
+        sharded.train(eight, batch_size=12)
+    except ppl.PPLError as error:
+        print(error.what, error.details["expected"])
+"""
+
+
+def test_work_is_divided(run_python):
+    """Each of eight devices has an eighth of the work on examples, and the optimizer's update of all parameters.
+
+    Adam has two moving averages (3 operations each), two corrections of bias (1 each), a root, a sum, a quotient, a
+    product and the sum with the parameter; the norm of the gradient and the check for what is finite have 3 more.
     """
-    assert run_python(script, devices=2).endswith("over the first axis of `mesh`. a multiple of 2\n")
+    flops, size, refused = run_python(FLOPS, devices=8).splitlines()
+    one, eight = map(float, flops.split())
+    print(f"{eight / one:.3f} of the operations on one device")
+    assert one / 8 <= eight <= one / 8 + 30 * int(size)  # twice what Adam needs on paper
+    assert refused == "`batch_size` cannot be split equally over the first axis of `mesh`. a multiple of 8"
 
 
 def test_splitting_particles_changes_no_charge():
