@@ -127,7 +127,7 @@ class Placement:
 
     def whole(self, tree: Any) -> Any:
         """Put all of every array on every device, if there are other processes that have parts of it."""
-        if not self.spans_processes:
+        if self._mesh is None or not self.spans_processes:
             return tree
         gather = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(self._mesh, PartitionSpec()))
         return jax.tree.map(lambda leaf: gather(leaf) if eqx.is_array(leaf) else leaf, tree)

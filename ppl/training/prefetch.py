@@ -43,7 +43,8 @@ class _Reader:
     def __init__(self, make, size):
         self._make, self._queue, self._unwanted = make, queue.Queue(size), threading.Event()
         # What JAX keeps for each thread, and what decides how arrays are put on devices.
-        self._device, self._x64 = jax.config.jax_default_device, jax.config.jax_enable_x64
+        self._device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        self._x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
         self._thread = threading.Thread(target=self._run, name="ppl prefetch", daemon=True)
         self._thread.start()
 

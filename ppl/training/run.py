@@ -66,21 +66,28 @@ class Run:
         ahead = inputs.as_count("prefetch", prefetch, least=0)
         self._source = make_source(data, key, self._batch_size, ahead, self._placement)
         self._per_chunk = _chunk_of(self._steps, self._source, chunk)
+        self._carry = self._first_carry(trained, optimizer, state)
+        self._settings = self._settings_of(f, optimizer, state)
+        self._chunk = eqx.filter_jit(make_chunk(self._settings), donate="all-except-first")
+
+    def _first_carry(self, trained, optimizer, state) -> Carry:
+        """Return copies that the first chunk may overwrite."""
         place = self._placement.replicate
         trained = place(as_arrays(trained))
-        self._carry = place(as_arrays(Carry(trained, optimizer.init(trained), state)))
-        self._settings = Settings(
+        return place(as_arrays(Carry(trained, optimizer.init(trained), state)))
+
+    def _settings_of(self, f, optimizer, state) -> Settings:
+        return Settings(
             f,
             optimizer,
-            sign,
-            state is not None,
+            self._sign,
+            has_state=state is not None,
             # XLA unrolls a loop that it knows to run once, and then rounds in other ways: a second step is dropped.
-            max(2, self._per_chunk),
-            min(MAX_STREAK, self._steps),
-            self._placement,
-            self._placement.shardings(eqx.filter(self._carry, eqx.is_array)),
+            length=max(2, self._per_chunk),
+            limit=min(MAX_STREAK, self._steps),
+            placement=self._placement,
+            shardings=self._placement.shardings(eqx.filter(self._carry, eqx.is_array)),
         )
-        self._chunk = eqx.filter_jit(make_chunk(self._settings), donate="all-except-first")
 
     def train(self, checkpoint, resume, progress, callback, stop) -> Result:
         """Make the steps that remain, with a save, a line of progress and a call after every chunk."""
@@ -88,7 +95,7 @@ class Run:
         done, carry, history = self._start(saves if resume else None)
         starts = range(done, self._steps, self._per_chunk)
         with (
-            Progress(self._steps, done, progress and self._placement.is_first) as bar,
+            Progress(self._steps, done, progress if self._placement.is_first else False) as bar,
             termination_deferred(saves is not None) as terminated,
             self._source.open(starts, self._steps) as chunks,
         ):

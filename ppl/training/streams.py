@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
@@ -27,7 +28,7 @@ class Stream:
     def __init__(self, data: Any):
         self._data = data
 
-    def batches(self, start: int, steps: int) -> Iterator[Any]:
+    def batches(self, start: int, steps: int) -> Generator[Any, None, None]:
         """Yield the batches of the steps from `start` on as NumPy arrays, which must all be alike.
 
         Raises:
@@ -62,7 +63,7 @@ class Stream:
 
 
 def _as_array(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise PPLError("A batch of a stream holds a key, which cannot be stacked.", remedy="make keys from ints in f")
     array = np.asarray(leaf)
     if array.dtype.kind in "OUSM":
