@@ -63,7 +63,8 @@ def maximize(
         checkpoint: Folder in which to save the run after every chunk: parameters, states, position in the data and
             history. Saves of another run there are replaced. Of several processes the first writes; all read.
         resume: Whether to go on from the newest usable save in that folder; without any, start at the beginning.
-            All other arguments must be those of the run that wrote it, but for `steps`, `chunk` and what is shown.
+            All other arguments must be those of the run that wrote it, but for `steps`, `chunk`, `mesh` and what is
+            shown.
         chunk: Number of steps compiled into one loop, between two saves. By default a hundredth of `steps`, but
             between 10 and 1000 (100 for a stream, of which some chunks are held in memory). The last chunk computes
             its full length and drops what exceeds `steps`; a chunk of one step computes two.

@@ -19,6 +19,7 @@ from tests.training import sharded
 LIMIT = 1e-6
 
 DEVICES = """
+    import tempfile
     import jax, numpy as np
     from tests.training import sharded
 
@@ -32,6 +33,9 @@ DEVICES = """
     fit = sharded.train(square, params=sharded.sharded_params(square))
     specs = fit.params["guide"]["loc"].sharding.spec, fit.params["model"]["b"].sharding.spec
     print(*map(tuple, specs), sharded.far(fit, one))
+    with tempfile.TemporaryDirectory() as folder:
+        sharded.train(None, 8, checkpoint=folder)
+        print("resumed", sharded.far(sharded.train(mesh, checkpoint=folder, resume=True), one))
     one = sharded.numbers(sharded.train(None, data=sharded.stream, batch_size=None))
     print("stream", sharded.far(sharded.train(mesh, data=sharded.stream, batch_size=None), one))
     with jax.enable_x64(False):
@@ -44,7 +48,7 @@ def test_two_and_eight_devices_give_the_numbers_of_one(run_python):
     count, *lines = run_python(DEVICES, devices=8, JAX_ENABLE_X64="1").splitlines()
     what, far = zip(*(line.rsplit(" ", 1) for line in lines), strict=True)
     assert count == "8"
-    assert what == ("{2}", "{8}", "('model',) ()", "stream", "whole")
+    assert what == ("{2}", "{8}", "('model',) ()", "resumed", "stream", "whole")
     assert max(map(float, far)) < LIMIT, lines
 
 
