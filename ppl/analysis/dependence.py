@@ -401,6 +401,7 @@ _SUMS = {"add", "sub", "add_any", "concatenate", "stack"}
 _UNARY = {
     *("neg", "reduce_sum", "broadcast_in_dim", "reshape", "squeeze", "transpose", "copy", "copy_p", "rev", "slice"),
     *("expand_dims", "cumsum", "real", "split", "unstack", "tile", "assume_continuous", "jump_guard"),
+    "sharding_constraint",
 }
 _BILINEAR = {"mul", "dot_general"}
 

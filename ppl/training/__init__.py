@@ -3,3 +3,4 @@
 from ppl.training.maximize import maximize as maximize
 from ppl.training.maximize import minimize as minimize
 from ppl.training.run import Result as Result
+from ppl.training.stopping import Plateau as Plateau

@@ -14,18 +14,18 @@ from jax.tree_util import all_leaves, keystr, tree_leaves_with_path
 from ppl._errors import PPLError
 
 
-def as_count(name: str, number: Any) -> int:
+def as_count(name: str, number: Any, least: int = 1) -> int:
     """Return `number` as an int.
 
     Raises:
-        PPLError: If it is not a positive whole number of at most 31 bits.
+        PPLError: If it is not a whole number of at most 31 bits, or less than `least` (0 or 1).
     """
     try:
-        count = 0 if isinstance(number, bool) else operator.index(number)
+        count = -1 if isinstance(number, bool) else operator.index(number)
     except TypeError:
-        count = 0
-    if not 0 < count < 2**31:
-        raise PPLError(f"`{name}` must be a positive int.", got=repr(number))
+        count = -1
+    if not least <= count < 2**31:
+        raise PPLError(f"`{name}` must be a {'positive int' if least else 'positive int or 0'}.", got=repr(number))
     return count
 
 
@@ -42,16 +42,6 @@ def check_key(key: Any) -> None:
             got=f"an array {key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else repr(key),
             remedy="jax.random.key(0) instead of jax.random.PRNGKey(0); one key of a split, not all of them",
         )
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Refuse what has no `init` and `update`.
-
-    Raises:
-        PPLError: If `optimizer` is not like an optax transformation.
-    """
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise PPLError("`optimizer` must be an optax transformation.", expected="optax.adam(1e-3)", got=repr(optimizer))
 
 
 def num_examples(data: Any, batch_size: int) -> int:

@@ -19,7 +19,11 @@ class Progress:
     def __init__(self, total: int, done: int, show: bool | None):
         from tqdm import tqdm
 
-        self._bar = tqdm(total=total, initial=done, unit="step", disable=None if show is None else not show)
+        class Bar(tqdm):
+            monitor_interval = 0  # no thread that watches for a bar that stands still
+
+        quiet = None if show is None else not show
+        self._bar = Bar(total=total, initial=done, unit="step", miniters=1, disable=quiet)
 
     def __enter__(self) -> Progress:
         return self

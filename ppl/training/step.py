@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import jax.random as jr
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from ppl._errors import PPLError
+from ppl.training.placement import Placement
+from ppl.training.sources import Examples
 from ppl.transforms import value_and_grad
 
 
@@ -28,27 +31,19 @@ class Constants(NamedTuple):
 
     Attributes:
         fixed: The leaves of the parameters that are not trained.
-        data: All examples.
+        examples: What its steps see.
         key: Its `fold_in` with a step is that step's key.
         start: First step of the chunk.
         stop: End of the chunk: steps from here on change nothing.
-        rows: Row indices of the batch of each step, or None for all data at every step.
-        first: Step of the first batch in `rows`.
+        streak: Number of skipped steps just before the chunk.
     """
 
     fixed: Any
-    data: Any
+    examples: Examples
     key: Any
     start: Any
     stop: Any
-    rows: Any
-    first: Any
-
-    def batch(self, step: Any) -> Any:
-        """Gather the examples that this step sees."""
-        if self.rows is None:
-            return self.data
-        return jax.tree.map(lambda leaf: leaf[self.rows[step - self.first]], self.data)
+    streak: Any
 
 
 def as_arrays(tree: Any) -> Any:
@@ -63,59 +58,90 @@ def as_arrays(tree: Any) -> Any:
     return jax.tree.map(convert, tree)
 
 
-def own(tree: Any) -> Any:
-    """Copy the arrays of a pytree, so that a chunk may overwrite them in place."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, as_arrays(tree))
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a chunk is compiled for.
+
+    Attributes:
+        f: The user's function.
+        optimizer: An optax transformation that takes extra arguments.
+        sign: 1 to climb, -1 to descend.
+        has_state: Whether f takes and returns a state.
+        length: Number of steps of the loop.
+        limit: Number of skipped steps in a row after which nothing changes any more.
+        placement: Where batches lie.
+        shardings: Where the arrays of the carry lie, or None.
+    """
+
+    f: Callable
+    optimizer: Any
+    sign: float
+    has_state: bool
+    length: int
+    limit: int
+    placement: Placement
+    shardings: Any
 
 
-def make_chunk(f: Callable, optimizer: Any, *, sign: float, has_state: bool, length: int) -> Callable:
-    """Return `chunk(constants, carry) -> (carry, record)`, compiled at its first call; `carry` is overwritten.
+def make_chunk(settings: Settings) -> Callable:
+    """Return `chunk(constants, carry) -> (carry, record)`, to be compiled with its carry donated.
 
     The scan always has `length` steps, of which those from `stop` on change nothing: a shorter last chunk needs no
-    second compilation. Nor does a step change anything whose value or gradient norm is not finite. The record has,
-    for each step, `value`, `grad_norm` and `culprit`: one plus the position of the first bad leaf, or 0.
+    second compilation. Nor does a step change anything whose value or gradient norm is not finite, or that comes after
+    `limit` such steps. The record has, for each step, `value`, `grad_norm` and `culprit`: one plus the position of the
+    first bad leaf, or 0.
     """
-    import optax
-
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def propose(constants, carry, step):
-        value, state, grads = _evaluate(f, has_state, constants, carry, step)
-        downhill = jax.tree.map(lambda grad: -sign * jnp.conj(grad), grads)
-        updates, opt_state = optimizer.update(downhill, carry.opt_state, carry.params, value=-sign * value)
-        norm, culprit = _norm(grads)
-        record = {"value": value, "grad_norm": norm, "culprit": culprit}
-        return Carry(optax.apply_updates(carry.params, updates), opt_state, state), record
 
     def chunk(constants, carry):
         arrays, static = eqx.partition(carry, eqx.is_array)
 
-        def body(old, step):
-            new, record = propose(constants, eqx.combine(old, static), step)
+        def body(loop, step):
+            old, streak = loop
+            new, record = _propose(settings, constants, eqx.combine(old, static), step)
             finite = jnp.isfinite(record["value"]) & jnp.isfinite(record["grad_norm"])
-            accept = finite & (step < constants.stop)
-            return jax.tree.map(lambda a, b: jnp.where(accept, a, b), eqx.filter(new, eqx.is_array), old), record
+            alive = (step < constants.stop) & (streak < settings.limit)
+            kept = jax.tree.map(lambda a, b: jnp.where(finite & alive, a, b), eqx.filter(new, eqx.is_array), old)
+            kept = settings.placement.keep(kept, settings.shardings)
+            streak = jnp.where(alive, jnp.where(finite, 0, streak + 1), streak)
+            return (kept, streak), settings.placement.keep_whole(record)
 
-        arrays, record = jax.lax.scan(body, arrays, constants.start + jnp.arange(length, dtype=jnp.int32))
+        steps = constants.start + jnp.arange(settings.length, dtype=jnp.int32)
+        (arrays, _), record = jax.lax.scan(body, (arrays, jnp.asarray(constants.streak)), steps)
         return eqx.combine(arrays, static), record
 
-    return eqx.filter_jit(chunk, donate="all-except-first")
+    return chunk
 
 
-def _evaluate(f, has_state, constants, carry, step):
-    """Return the value, new state and gradients of one step."""
-    arrays, static = eqx.partition((constants.fixed, carry.state, constants.batch(step)), eqx.is_array)
+def _propose(settings: Settings, constants: Constants, carry: Carry, step: Any) -> tuple[Carry, dict]:
+    """Return what would come after a step, and the record of the step."""
+    import optax
 
-    def objective(trained, arrays):
-        fixed, state, batch = eqx.combine(arrays, static)
-        optional = [state] * has_state + [batch] * (batch is not None)
-        result = f(eqx.combine(trained, fixed), *optional)
-        return _check_pair(result, state) if has_state else _check_scalar(result)
-
-    objective.__name__ = getattr(f, "__name__", type(f).__name__)  # for error messages
+    objective, args = objective_of(settings, constants, carry, step)
     step_key = jr.fold_in(constants.key, step)
-    result, grads = value_and_grad(objective, has_aux=has_state)(step_key, carry.params, arrays)
-    return (*result, grads) if has_state else (result, None, grads)
+    result, grads = value_and_grad(objective, has_aux=settings.has_state)(step_key, *args)
+    value, state = result if settings.has_state else (result, None)
+    downhill = jax.tree.map(lambda grad: -settings.sign * jnp.conj(grad), grads)
+    updates, opt_state = settings.optimizer.update(
+        downhill, carry.opt_state, carry.params, value=-settings.sign * value
+    )
+    norm, culprit = _norm(grads)
+    record = {"value": value, "grad_norm": norm, "culprit": culprit}
+    return Carry(optax.apply_updates(carry.params, updates), opt_state, state), record
+
+
+def objective_of(settings: Settings, constants: Constants, carry: Carry, step: Any) -> tuple[Callable, tuple]:
+    """Return what is differentiated in a step, and its arguments: trained leaves, other parameters, state, batch."""
+    batch = settings.placement.keep_split(constants.examples.batch(step))
+    arrays, static = eqx.partition((constants.fixed, carry.state, batch), eqx.is_array)
+
+    def objective(trained, *arrays):
+        fixed, state, batch = eqx.combine(arrays, static)
+        optional = [state] * settings.has_state + [batch] * (batch is not None)
+        result = settings.f(eqx.combine(trained, fixed), *optional)
+        return _check_pair(result, state) if settings.has_state else _check_scalar(result)
+
+    objective.__name__ = getattr(settings.f, "__name__", type(settings.f).__name__)  # for error messages
+    return objective, (carry.params, *arrays)
 
 
 def _norm(grads):

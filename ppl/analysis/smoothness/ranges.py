@@ -225,7 +225,11 @@ RULES: dict[str, Callable] = {
         + ("reshape", "broadcast_in_dim", "squeeze", "transpose"),
         _first,
     ),
-    **dict.fromkeys(("expand_dims", "slice", "rev", "gather", "dynamic_slice", "reduce_max", "reduce_min"), _first),
+    **dict.fromkeys(
+        ("expand_dims", "slice", "rev", "gather", "dynamic_slice", "reduce_max", "reduce_min"),
+        _first,
+    ),
+    "sharding_constraint": _first,
     **dict.fromkeys(("convert_element_type", "sort", "cummax", "cummin", "real", "reduce_precision", "top_k"), _first),
     **dict.fromkeys(("concatenate", "pad"), _hull()),
     "select_n": _hull(1),
