@@ -289,6 +289,87 @@ def test_a_chain_beside_choices_of_its_own_kind():
     assert_exact(program, law, variance=0.0)
 
 
+# Hidden states that leave their scan, one at each step, and what reads them outside: (states, coin, scored coin, p).
+READERS = {
+    "a loop with a checkpoint": (
+        lambda z, flip, score, p: lax.scan(
+            lambda t, zw: (t + jax.checkpoint(lambda z: c(z, zw[1]))(zw[0]), None), 0.0, (jnp.sin(z), jnp.asarray(W3))
+        )[0],
+        lambda z, flip, p: sum(c(np.sin(x), w) for x, w in zip(z, W3, strict=True)),
+    ),
+    "a loop backwards": (
+        lambda z, flip, score, p: lax.scan(
+            lambda t, zw: (t + c(zw[0], zw[1]), None), 0.0, (z, jnp.asarray(W3)), reverse=True
+        )[0],
+        lambda z, flip, p: sum(c(x, w) for x, w in zip(z, W3, strict=True)),
+    ),
+    "coins in lanes": (
+        lambda z, flip, score, p: c(jax.vmap(lambda x: flip(0.3 + 0.2 * p * x))(z), jnp.asarray(W3)).sum(),
+        lambda z, flip, p: sum(c(flip(0.3 + 0.2 * p * x), w) for x, w in zip(z, W3, strict=True)),
+    ),
+    "scored coins of a loop": (
+        lambda z, flip, score, p: lax.scan(
+            lambda t, zw: (t + c(score(zw[0] * p), zw[1]), None), 0.0, (0.1 + 0.3 * z, jnp.asarray(W3))
+        )[0],
+        lambda z, flip, p: sum(c(flip((0.1 + 0.3 * x) * p), w) for x, w in zip(z, W3, strict=True)),
+    ),
+    "other hidden states": (
+        lambda z, flip, score, p: c(
+            lax.scan(lambda s, x: (flip(p * (0.5 + 0.4 * s) + 0.3 * x),) * 2, 0.0, z)[1], jnp.asarray(W3)
+        ).sum(),
+        lambda z, flip, p: sum(
+            c(s, w) for s, w in zip(hidden(lambda s, x: flip(p * (0.5 + 0.4 * s) + 0.3 * x), z), W3, strict=True)
+        ),
+    ),
+}
+
+
+def hidden(draw, inputs):
+    """Draw states one after another, in plain Python."""
+    states = [0.0]
+    for x in inputs:
+        states.append(draw(states[-1], x))
+    return states[1:]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_hidden_states_that_are_read_outside_of_their_scan(name):
+    """Their joint law is that of the chain, whatever depends on them: marginals alone would not do."""
+    reads, law_of_reader = READERS[name]
+
+    def program(theta):
+        flip, score = flips(ppl.enum()), flips(reinforce())
+        step = lambda s, _: (flip(theta[0] * (0.5 + 0.4 * s)),) * 2
+        return reads(lax.scan(step, 0.0, None, 3)[1], flip, score, theta[1])
+
+    def law(draws, theta):
+        states = hidden(lambda s, _: draws.coin(theta[0] * (0.5 + 0.4 * s)), range(3))
+        return law_of_reader(states, draws.coin, theta[1])
+
+    assert_exact(program, law)
+
+
+def test_hidden_states_of_many_steps_are_read_or_refused():
+    """The costs of a second loop over 60 states are those of a matrix recursion; too many histories are refused."""
+
+    def states(p):
+        return lax.scan(lambda s, _: (flips(ppl.enum())(p * (0.5 + 0.4 * s)),) * 2, 0.0, None, 60)[1]
+
+    def densities(p):
+        step = lambda total, x: (total + normal(x, 1.0).log_prob(2.0), None)
+        return lax.scan(step, 0.0, 0.3 * states(p) ** 2)[0]
+
+    value, gradient = ppl.value_and_grad(densities)(KEY, 0.6)
+    prob = [0.0]
+    for _ in range(60):
+        prob.append(0.3 + 0.24 * prob[-1])
+    expected = sum(q * log_normal(0.3, 2.0, 1.0) + (1 - q) * log_normal(0.0, 2.0, 1.0) for q in prob[1:])
+    np.testing.assert_allclose(value, expected, rtol=1e-9)
+    mixed = lambda p: lax.scan(lambda t, z: (t + c(z), None), 0.0, states(p), reverse=True)[0]
+    with pytest.raises(ppl.StrategyError, match="reaches later steps"):
+        ppl.grad(mixed)(KEY, 0.6)
+
+
 def test_choices_that_do_not_depend_on_a_direct_one_are_drawn_once():
     """Costs of other values of `a` share a coin that has parents of its own; a table of all noise lists it once."""
 
