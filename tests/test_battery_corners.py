@@ -313,6 +313,10 @@ READERS = {
         )[0],
         lambda z, flip, p: sum(c(flip((0.1 + 0.3 * x) * p), w) for x, w in zip(z, W3, strict=True)),
     ),
+    "scored coins in lanes": (
+        lambda z, flip, score, p: c(jax.vmap(score)((0.1 + 0.3 * z) * p), jnp.asarray(W3)).sum(),
+        lambda z, flip, p: sum(c(flip((0.1 + 0.3 * x) * p), w) for x, w in zip(z, W3, strict=True)),
+    ),
     "other hidden states": (
         lambda z, flip, score, p: c(
             lax.scan(lambda s, x: (flip(p * (0.5 + 0.4 * s) + 0.3 * x),) * 2, 0.0, z)[1], jnp.asarray(W3)
@@ -485,3 +489,36 @@ def test_a_selection_between_costs_of_the_same_choices_is_charged_at_once():
         return jnp.where(jnp.array([True, False, True]), c(x), jnp.sin(x)).sum()
 
     assert "1 cost term;" in str(ppl.explain(program)(jnp.full(3, 0.3)))
+
+
+def test_a_direct_choice_before_a_loop_of_others():
+    """Its costs are those of the loop, too, whose coins depend on one another but not on it."""
+
+    def program(theta):
+        value, score = flips(mvd())(theta[0]), flips(reinforce())
+        state = lax.scan(lambda s, _: (score(theta[1] * (0.5 + 0.2 * s)), None), 0.0, None, 2)[0]
+        return (value + 2 * state + 0.5) ** 2
+
+    def law(draws, theta):
+        states = hidden(lambda s, _: draws.coin(theta[1] * (0.5 + 0.2 * s)), range(2))
+        return (draws.coin(theta[0]) + 2 * states[-1] + 0.5) ** 2
+
+    assert_exact(program, law)
+
+
+def test_values_alone_are_costs_of_values():
+    """Strategies that look at costs add nothing to the value of the objective."""
+    for strategy in (mvd(), reinforce(leave_one_out_lanes()), Twice()):
+        value = ppl.expect(lambda p, s=strategy: c(flips(s)(p)))(KEY, 0.3)
+        assert float(value) in (0.25, 2.25)
+
+
+def test_draws_with_fixed_parameters_leave_a_loop_that_stays():
+    body = passes.staged(lambda x: lax.scan(lambda s, _: (s * s + normal(0.0, 1.0).sample(), None), x, None, 5)[0], 0.3)
+    assert any(eqn.primitive is passes.choice_p for eqn in passes.vectorise(body).eqns)
+
+
+@pytest.mark.parametrize("transform", [ppl.expect, ppl.grad, ppl.seed], ids=["expect", "grad", "seed"])
+def test_what_is_no_function_is_refused(transform):
+    with pytest.raises(ppl.PPLError, match="function"):
+        transform(3)
