@@ -482,191 +482,6 @@ def test_arguments_of_gradients():
     np.testing.assert_allclose(rows, [[0.0, 4.0], [4.0, 0.6]], rtol=1e-10, atol=1e-12)
 
 
-# --- Corners that mutants showed ---------------------------------------------------------------------------------
-
-
-def mean_by_outcomes(law, size, p):
-    """Sum a function of coins over all outcomes, as a function of their common probability."""
-    rows = list(itertools.product((0.0, 1.0), repeat=size))
-    return sum(law(np.array(bits)) * p ** sum(bits) * (1 - p) ** (size - sum(bits)) for bits in rows)
-
-
-def backwards(p, flip):
-    """Histories: every step reads the weighted sum of the steps after it."""
-    final, ys = lax.scan(lambda s, w: (s + w * flip(p), s * s), 0.1, jnp.asarray(W3), reverse=True)
-    return final**2 + (ys * jnp.array([1.0, 2.0, 5.0])).sum()
-
-
-def backwards_law(b):
-    sums = 0.1 + np.cumsum((W3 * b)[::-1])
-    return sums[-1] ** 2 + 5 * 0.1**2 + 2 * sums[0] ** 2 + sums[1] ** 2
-
-
-CORNERS = {
-    "histories backwards": (backwards, backwards_law, 3),
-    "divided by a choice": (
-        lambda p, flip: 1 / (1 + flip(p)) + 2 / (1 + flip(p)),
-        lambda b: (np.r_[1, 2] / (1 + b)).sum(),
-        2,
-    ),
-    "selected by a choice": (
-        lambda p, flip: (lambda x, y: jnp.where(x > 0.5, c(y), 2.0 * y))(flip(p), flip(p)),
-        lambda b: c(b[1]) if b[0] else 2.0 * b[1],
-        2,
-    ),
-    "vector": (lambda p, flip: (jnp.array([1.0, 2.0]) * flip(p) ** 2)[1], lambda b: 2.0 * b[0], 1),
-}
-
-
-@pytest.mark.parametrize("strategy", [reinforce(), ppl.enum(), mvd()], ids=str)
-@pytest.mark.parametrize("name", CORNERS)
-def test_means_of_corners(name, strategy):
-    program, law, size = CORNERS[name]
-    exact = ppl.exact_gradient(lambda p: program(p, flips(strategy)))(0.3)
-    np.testing.assert_allclose(exact.value, mean_by_outcomes(law, size, 0.3), rtol=1e-10)
-    slope = (mean_by_outcomes(law, size, 0.3 + 1e-5) - mean_by_outcomes(law, size, 0.3 - 1e-5)) / 2e-5
-    np.testing.assert_allclose(exact.gradient, slope, rtol=1e-7)
-
-
-@pytest.mark.parametrize("strategy", [reinforce(), ppl.enum()], ids=str)
-def test_stacked_states_of_a_recurrence(strategy):
-    """Each step's result depends on this step's choice and on those before it, through a carry that is no sum."""
-
-    def program(theta):
-        def step(state, _):
-            state = flips(strategy)(theta[0] * (0.5 + 0.2 * state)) + 0.5 * state**2
-            return state, state
-
-        return ((jnp.array([1.0, 2.0, 0.5]) * lax.scan(step, 0.0, None, 3)[1] + theta[1]) ** 2).sum()
-
-    def law(draws, theta):
-        state, total = 0.0, 0.0
-        for weight in (1.0, 2.0, 0.5):
-            state = draws.coin(theta[0] * (0.5 + 0.2 * state)) + 0.5 * state**2
-            total = total + (weight * state + theta[1]) ** 2
-        return total
-
-    value, gradient = enumerate_law(law, CASE_THETA)
-    exact = ppl.exact_gradient(program)(jnp.asarray(CASE_THETA))
-    np.testing.assert_allclose(exact.value, value, rtol=1e-10)
-    np.testing.assert_allclose(exact.gradient, gradient, rtol=1e-10)
-
-
-def test_lanes_are_baselines_within_each_step():
-    def program(p):
-        def step(carry, w):
-            angle, total = carry
-            x = jax.vmap(flips(reinforce(leave_one_out_lanes())))(jnp.full(2, p * jnp.cos(angle)))
-            return (jnp.sin(angle + 1), total + w * ((x + 0.5) ** 2).sum()), None
-
-        return lax.scan(step, (0.1, 0.0), jnp.array([1.0, 2.0]))[0][1]
-
-    exact = ppl.exact_gradient(program)(0.3)
-    np.testing.assert_allclose(exact.gradient, 4 * (np.cos(0.1) + 2 * np.cos(np.sin(1.1))), rtol=1e-10)
-
-
-def test_loops_beside_a_checkpoint_are_taken_apart():
-    def program(x):
-        y = jax.checkpoint(lambda u: normal(u, 1.0).sample())(x)
-        return lax.scan(lambda carry, z: (carry, normal(z, 1.0).sample()), y, jnp.arange(3.0))[1].sum()
-
-    assert passes.count(passes.vectorise(passes.staged(program, 0.3)), passes.jaxprs.scan_p) == 0
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_carries_to_which_every_step_adds_the_same(reverse):
-    def program(p):
-        step = lambda carry, x: ((carry[0] + p, carry[1] - p), (normal(x, 0.0).sample() * carry[0], carry[1], p))
-        (up, down), (ys, zs, ps) = lax.scan(step, (0.5, p), jnp.array([1.0, 2.0, 4.0]), reverse=reverse)
-        return up, down, ys, zs, ps
-
-    up, down, ys, zs, ps = ppl.seed(program)(KEY, 0.3)
-    counts = np.array([2.0, 1.0, 0.0]) if reverse else np.arange(3.0)
-    np.testing.assert_allclose([up, down], [1.4, -0.6], rtol=1e-9)
-    np.testing.assert_allclose(ys, np.array([1.0, 2.0, 4.0]) * (0.5 + 0.3 * counts), rtol=1e-9)
-    np.testing.assert_allclose(zs, 0.3 - 0.3 * counts, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(ps, [0.3] * 3, rtol=1e-9)
-
-
-def test_checks_are_for_lanes_that_take_the_branch():
-    lane = lambda s: lax.cond(s > 0, lambda: normal(0.0, s).log_prob(0.3), lambda: 0.0)
-    with ppl.checks():
-        assert np.isfinite(ppl.seed(lambda: jax.vmap(lane)(jnp.array([1.0, -1.0])).sum())(KEY))
-        with pytest.raises((ppl.SupportError, RuntimeError)):
-            jax.block_until_ready(
-                ppl.seed(lambda s: lane(s * s - 2))(KEY, 2.0) + ppl.seed(lambda: normal(0.0, -1.0).log_prob(0.3))(KEY)
-            )
-
-
-def test_all_values_of_other_families_are_summed():
-    binomial = lambda p: (ppl.binomial(3, p, grad=ppl.enum()).sample() + 1.0) ** 2
-    value, gradient = ppl.value_and_grad(binomial)(KEY, 0.3)
-    np.testing.assert_allclose([value, gradient], [1.9**2 + 3 * 0.21, 2 * 1.9 * 3 + 3 * 0.4], rtol=1e-9)
-    mixed = lambda a: ppl.beta_binomial(a, 2.0, 3, grad=ppl.enum()).sample() * 1.0
-    np.testing.assert_allclose(ppl.value_and_grad(mixed)(KEY, 1.5), [4.5 / 3.5, 6 / 3.5**2], rtol=1e-6)
-    uniform = lambda p: p * ppl.discrete_uniform(2, 4, grad=ppl.enum()).sample() ** 2
-    np.testing.assert_allclose(ppl.value_and_grad(uniform)(KEY, 0.3), [0.3 * 29 / 3, 29 / 3], rtol=1e-6)
-
-
-def test_vectors_that_some_lanes_make():
-    lane = lambda m, x: lax.cond(
-        x > 0,
-        lambda: ppl.multivariate_normal(m * jnp.ones(3), jnp.eye(3), grad=leave_one_out()).sample().sum(),
-        lambda: 0.0,
-    )
-    program = lambda m: jax.vmap(lambda x: lane(m, x))(jnp.array([1.0, -1.0])).sum()
-    assert np.isfinite(ppl.grad(program)(KEY, 0.3))
-
-
-def test_parameters_that_leave_a_moving_support_where_it_is():
-    scored = lambda t: ppl.pareto(1.0, t, grad=ppl.reinforce()).sample()
-    assert np.isfinite(ppl.grad(scored)(KEY, 3.0))
-    with pytest.raises(ppl.UnsoundGradientError):
-        ppl.grad(lambda t: ppl.pareto(t, 3.0, grad=ppl.reinforce()).sample())(KEY, 1.0)
-
-
-def test_nested_calls_keep_their_densities():
-    """Also of minibatches, deeper in, and in lanes with any axis in front."""
-    given, log_density = example(1)
-    outer = gen(lambda t: model(t) @ "o")
-    np.testing.assert_allclose(outer.log_density({"o": given}, 0.4), log_density, rtol=1e-9)
-    inner = gen(lambda x: (normal(x, 1.0) @ "z").sum())
-    lanes = gen(lambda x: jax.vmap(lambda row: inner(row) @ "in", in_axes=1)(x).sum())
-    x, z = np.arange(6.0).reshape(2, 3), np.ones((3, 2))
-    expected = log_normal(z, x.T, 1.0).sum()
-    np.testing.assert_allclose(lanes.log_density({"in": {"z": z}}, jnp.asarray(x)), expected, rtol=1e-6)
-
-
-def test_parameters_beside_scanned_ones_let_a_choice_leave_its_loop():
-    def program(p):
-        return lax.scan(lambda c, x: (c + normal(p * x, 1.0).sample(), None), 0.0, jnp.arange(3.0))[0]
-
-    assert passes.count(passes.vectorise(passes.staged(program, 0.3)), passes.jaxprs.scan_p) == 0
-
-
-@gen
-def leaf(j, i):
-    normal(1.0 * j + i, 1.0) @ "t"
-
-
-@gen
-def branch(i):
-    normal(1.0 * i, 1.0) @ "m"
-    ppl.subsample(3, 1, leaf)(i) @ "inner"
-
-
-def test_minibatches_inside_minibatches_weigh_each_level():
-    """2 of 4 and, in each, 1 of 3: densities inside count twice, those further inside six times."""
-    program = gen(lambda: ppl.subsample(4, 2, branch)() @ "outer")
-    outer, inner = np.array([2, 1]), np.array([[1], [0]])
-    m, t = np.array([1.1, 1.7]), np.array([[3.2], [1.6]])
-    choices = {"outer": {"indices": outer, "m": m, "inner": {"indices": inner, "t": t}}}
-    log_normal = lambda z: -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
-    indices = -np.log(12) - 2 * 2 * np.log(3)
-    inside = 2 * log_normal(m - outer).sum() + 6 * log_normal(t - inner - outer[:, None]).sum()
-    np.testing.assert_allclose(program.log_density(choices), indices + inside, rtol=1e-5)
-
-
 # --- Means of all constructs -------------------------------------------------------------------------------------
 
 LADDER = [
@@ -741,6 +556,11 @@ OPERATIONS = {
         lambda x: lax.dynamic_slice(x, (0, jnp.argmax(B[0, 0])), (2, 2)),
         lambda x: Rows(x) + jnp.zeros((2, 2)),
     ),
+    "dynamic update, operand": (
+        (2, 3),
+        lambda x: lax.dynamic_update_slice(x, jnp.ones((2, 1)), (0, jnp.argmax(B[0, 0]))),
+        lambda x: x,
+    ),
     "dynamic update": (
         (2, 3),
         lambda x: lax.dynamic_update_slice(jnp.ones((2, 4)), x, (0, jnp.argmax(B[0, 0]))),
@@ -750,6 +570,11 @@ OPERATIONS = {
     "sort columns": ((3, 2), lambda x: jnp.sort(x, 0), lambda x: Columns(x) + jnp.zeros((3, 2))),
     "split": ((2, 4), lambda x: jnp.split(x, 2, 1)[1], lambda x: Rows(x) + jnp.zeros((2, 2))),
     "top k": ((2, 3), lambda x: lax.top_k(x - 0.1 * jnp.arange(3), 2)[0], lambda x: Rows(x) + jnp.zeros((2, 2))),
+    "bits of pairs": (
+        (3, 2),
+        lambda x: lax.bitcast_convert_type(x.astype(np.float32), np.float64),
+        lambda x: jnp.full(3, x.sum()),
+    ),
     "cumsum": ((4,), jnp.cumsum, None),
     "cumsum, reverse": ((4,), lambda x: lax.cumsum(x, 0, reverse=True), None),
     "cumsum, columns": ((2, 3), lambda x: jnp.cumsum(x, 1), None),

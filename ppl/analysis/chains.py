@@ -39,7 +39,7 @@ class Scene:
     Attributes:
         modes: Modes of choices.
         places: Places of choices.
-        apart: Tells whether no term outside of a scan mixes the steps of a choice in it.
+        apart: Tells whether all that is outside of a scan looks at a choice in it one step at a time.
     """
 
     modes: Mapping[Location, str]
@@ -85,7 +85,7 @@ def _chain(scene: Scene, here: Location, flow: Flow, values: Flow, terms: Terms,
     everyone = tuple(sorted({*sites, *leaving}))
     if not everyone or len(leaving) > 1 or not all(_may_chain(scene, s, here, flow, len(sites)) for s in everyone):
         return None
-    if leaving and not all(scene.apart(site, here) for site in everyone):
+    if leaving and (len(sites) > 1 or not all(scene.apart(site, here) for site in everyone)):
         return None  # Of two steps together, or of a step and the end, only the marginals would be known.
     return Chain(sites, tuple(tuple(sorted(keys)) for keys in kept[:num_carry]), leaving)
 

@@ -159,7 +159,8 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     if "enumerate" in modes.values():
         values = Dependence(modes, values=True).flow(body, [NONE] * len(body.invars))
         flow.attach(values)
-        apart = functools.partial(_steps_apart, places, _charges(terms, values, aux))
+        readers = {site: deps for site, deps in flow.sites.items() if modes[site] == "enumerate"}
+        apart = functools.partial(_steps_apart, places, _charges(terms, values, aux), readers)
         chains = find_chains(Scene(modes, places, apart), body, flow, values, terms)
     return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains, kept, mixed, tuple(aux))
 
@@ -198,13 +199,15 @@ def _joint_lanes(site: Location, place: Place, charges) -> tuple[int, ...]:
     return tuple(axis - steps for axis in _mixed_axes(site, place, charges) if axis >= steps)
 
 
-def _steps_apart(places, charges, site: Location, scan: Location) -> bool:
-    """Tell whether no term outside of a scan mixes the steps of a choice in it."""
+def _steps_apart(places, charges, readers: Mapping[Location, Deps], site: Location, scan: Location) -> bool:
+    """Tell whether each term outside of a scan looks at a choice in it at one step, and no enumerated choice does."""
     place = places[site]
+    if any(not is_within(reader, scan) and site in map(location_of, deps) for reader, deps in readers.items()):
+        return False
     axis = [where for where, _ in place.scans].index(scan)
     outside = [(body, deps) for body, deps in charges if not is_within(body, scan)]
     return all(
-        relations(key, position, body, place)[axis] == SAME
+        key == site and relations(key, position, body, place)[axis] == SAME
         for body, deps in outside
         for key, position in deps.items()
         if location_of(key) == site

@@ -154,8 +154,7 @@ def _dynamic_slice(params, shapes, out):
 
 
 def _dynamic_update_slice(params, shapes, out):
-    moved = [i for i, size in enumerate(shapes[1]) if size != out[i]]
-    return [_keep(shape, out, moved) for shape in shapes[:2]] + [MIXED] * (len(shapes) - 2)
+    return [_keep(shape, out) for shape in shapes[:2]] + [MIXED] * (len(shapes) - 2)
 
 
 def _sort(params, shapes, out):

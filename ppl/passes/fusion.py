@@ -72,12 +72,12 @@ def _fits(body: jaxprs.Body, first: int, second: int) -> bool:
     one, two = body.eqns[first], body.eqns[second]
     ahead, behind = jaxprs.read_scan(one), jaxprs.read_scan(two)
     stacked = set(one.outvars[ahead.num_carry :])
-    consts, init, xs = behind.split(two.invars)
-    linked = any(var in stacked for var in xs if not isinstance(var, jaxprs.Literal))
+    consts, init, xs = behind.split(two.invars)  # Literals are scalars: none is scanned.
+    linked = any(var in stacked for var in xs)
     if not linked or (ahead.length, ahead.reverse) != (behind.length, behind.reverse):
         return False
     after = _dependent(body, first, second)
-    free = [*consts, *init, *(var for var in xs if isinstance(var, jaxprs.Literal) or var not in stacked)]
+    free = [*consts, *init, *(var for var in xs if var not in stacked)]
     return not any(var in after for var in free if not isinstance(var, jaxprs.Literal))
 
 

@@ -12,7 +12,7 @@ known, too). What a loop carries is known in three cases, applied until nothing 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -58,18 +58,17 @@ class Known:
         return self.is_fixed(var) or var in self.steps
 
 
-def find_known(view: jaxprs.Scan, usable: Sequence[bool], may_hoist: Callable[[Any, list[bool]], bool]) -> Known:
+def find_known(view: jaxprs.Scan, may_hoist: Callable[[Any, list[bool]], bool]) -> Known:
     """Find what is known of a scan.
 
     Args:
         view: The scan.
-        usable: For each operand of its body, whether it may be used outside the loop.
         may_hoist: Says of an equation, and which of its inputs are fixed, whether it may leave the loop.
     """
     body, known = view.body, Known(roles=["loop"] * view.num_carry)
-    consts, _, xs = view.split([var if use else None for var, use in zip(body.invars, usable, strict=True)])
-    known.fixed = {*body.constvars, *consts} - {None}
-    known.steps = {*xs} - {None}
+    consts, _, xs = view.split(body.invars)
+    known.fixed = {*body.constvars, *consts}
+    known.steps = {*xs}
     tried: set[int] = set()
     while _equations(known, body, tried, may_hoist) | _carries(known, view):
         pass

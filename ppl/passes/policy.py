@@ -65,14 +65,12 @@ def body_loops(body: jaxprs.Body) -> bool:
     return known["loops"]
 
 
-def holds_mode(eqn, modes: frozenset[str]) -> bool:
-    """Tell whether an equation is, or holds, a choice whose strategy has one of these modes."""
-    if not modes or not jaxprs.holds_choice(eqn):
+def has_mode(eqn, modes: frozenset[str]) -> bool:
+    """Tell whether an equation is a choice whose strategy has one of these modes."""
+    if eqn.primitive is not choice_p:
         return False
-    if eqn.primitive is choice_p:
-        strategy = eqn.params["strategy"]
-        return strategy is not None and strategy.mode in modes
-    return any(holds_mode(inner, modes) for body in jaxprs.inner_bodies(eqn) for inner in body.eqns)
+    strategy = eqn.params["strategy"]
+    return strategy is not None and strategy.mode in modes
 
 
 def may_hoist(eqn, fixed: list[bool], length: int, kept: frozenset[str]) -> bool:
@@ -87,7 +85,7 @@ def may_hoist(eqn, fixed: list[bool], length: int, kept: frozenset[str]) -> bool
         length: Number of steps.
         kept: Modes of choices that stay.
     """
-    if not jaxprs.can_map(eqn) or holds_mode(eqn, kept):
+    if not jaxprs.can_map(eqn) or has_mode(eqn, kept):
         return False
     if jaxprs.holds_choice(eqn) and eqn.primitive is not choice_p:
         return False  # Only a lane of its own gives a choice the keys that it has had in its loop.

@@ -14,7 +14,6 @@ from ppl.interpreter import Interpreter
 from ppl.passes.fission import split_scan
 from ppl.passes.known import find_known
 from ppl.passes.policy import body_loops, loops, may_hoist, speaks
-from ppl.passes.taint import enumerated_in_scans
 from ppl.primitives import call_p, choice_p
 
 
@@ -43,8 +42,7 @@ def vectorise(
     """
     if not body_loops(body):
         return body
-    tainted = enumerated_in_scans(body) if "enumerate" in kept else set()
-    walk = Vectorise(Task(kept, tainted, digests or {}))
+    walk = Vectorise(Task(kept, digests or {}))
     return jaxprs.restage(lambda *args: walk.run(body, args), jaxprs.in_shapes(body))
 
 
@@ -54,12 +52,10 @@ class Task:
 
     Attributes:
         kept: Modes of the choices that stay in their loops.
-        tainted: Variables that must not leave their loops.
         digests: Names of the choices, by location.
     """
 
     kept: frozenset[str]
-    tainted: set
     digests: Mapping[tuple[int, ...], int]
 
 
@@ -121,6 +117,5 @@ class Vectorise(Interpreter):
         inner = Vectorise(self.task, (*self.here, 0), self.prefix, flat=True)
         body = jaxprs.restage(lambda *args: inner.run(view.body, args), jaxprs.in_shapes(view.body))
         view = jaxprs.with_body(view, body)
-        usable = [isinstance(var, jaxprs.Literal) or var not in self.task.tainted for var in eqn.invars]
         hoist = lambda eqn, fixed: may_hoist(eqn, fixed, view.length, self.task.kept)
-        return split_scan(view, values, find_known(view, usable, hoist))
+        return split_scan(view, values, find_known(view, hoist))
