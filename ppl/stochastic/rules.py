@@ -87,9 +87,15 @@ def _alike(value: jax.Array) -> Placed:
 
 
 def _log_gamma(concentration: jax.Array, t: jax.Array) -> Placed:
-    """Place log x for x of a standard gamma distribution; right of the minimum its density is less than exp(-60)."""
+    """Place log x for x of a standard gamma distribution.
+
+    From the mode on, the density of log x falls as exp(-a (exp(y) - 1 - y)), a the concentration. The right tail ends
+    where that is less than exp(-60), for exp(y) overflows soon after: either of the two bounds below is enough, since
+    exp(y) - 1 - y is at least y**2 / 2, and exp(y) / 4 from 1 on.
+    """
     width = concentration**-0.5
-    offset = jnp.minimum(width * jnp.sinh(t), jnp.log1p(60 / concentration))
+    end = jnp.minimum(jnp.sqrt(120 / concentration), 1 + jnp.log1p(240 / concentration))
+    offset = jnp.minimum(width * jnp.sinh(t), end)
     log_x = jnp.log(concentration) + offset
     log_density = concentration * log_x - jnp.exp(log_x) - gammaln(concentration)
     return log_x, log_density + jnp.log(width) + _log_cosh(t)
