@@ -1,7 +1,5 @@
 """A distribution of angles, in turns."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -14,16 +12,17 @@ from jaxtyping import Array, Float, Key
 
 @dataclasses.dataclass(frozen=True)
 class Toward:
-    """The angle u, in turns from 0 to 1, towards a point (x, y): the von Mises density
+    """The angle u, in turns from 0 to 1, towards a point (x, y): a von Mises distribution.
 
         r(u) = exp(c (x cos(2 pi u) + y sin(2 pi u))) / I0(c sqrt(x**2 + y**2)).
 
-    The direction of a normal draw around a point at that angle has this law given the draw (Bayes' rule; Mardia and
-    Jupp 2000, section 3.5.4). It is smooth in the point, where the angle of the point jumps by a turn.
+    If u is uniform and (x, y) is drawn from a normal around the point on a circle in that direction, with independent
+    coordinates of one scale, this is the law of u given (x, y): by Bayes' rule, c is the radius over the squared scale.
+    It is smooth in (x, y) where the angle of the point, by atan2, jumps by a turn.
 
     Args:
         point: The point (x, y); not the origin.
-        concentration: c, per unit of length.
+        concentration: c, positive, per unit of length.
     """
 
     point: Float[Array, "2"]

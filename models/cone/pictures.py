@@ -34,11 +34,12 @@ def draw(
     rows = -(-(1 + len(samples)) // COLUMNS)
     figure = Figure((2.6 * COLUMNS, 2.95 * rows + 0.3), layout="constrained")
     panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    figure.suptitle("Guides of a posterior on a ring: 1,000 samples of each over the posterior density", color=INK)
-    _panel(panels[0], density, "posterior p(x, y | z = 5)", shade="Greys")
+    title = "Fitted guides, by objective and its value: 1,000 samples (red) over the posterior density (grey)"
+    figure.suptitle(title, fontsize=11, color=INK)
+    _panel(panels[0], density, "posterior density p(x, y | z = 5)", darkest=1.0)
     for panel, (name, points) in zip(panels[1:], samples.items(), strict=False):
-        _panel(panel, density, captions[name], shade="Blues")
-        panel.plot(points[:, 0], points[:, 1], ".", color="C3", markersize=1.6, alpha=0.5, markeredgewidth=0)
+        _panel(panel, density, captions[name], darkest=0.45)
+        panel.plot(points[:, 0], points[:, 1], ".", color="C3", markersize=2.2, alpha=0.7, markeredgewidth=0)
     for panel in panels[1 + len(samples) :]:
         panel.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,9 +53,9 @@ def on_grid(log_density: Callable[[Array, Array], Array], number: int = 600) -> 
     return np.exp(np.asarray(values - values.max(), np.float64))
 
 
-def _panel(axes: Axes, density: Float[np.ndarray, "n n"], title: str, shade: str) -> None:
+def _panel(axes: Axes, density: Float[np.ndarray, "n n"], title: str, darkest: float) -> None:
     window = (-SIDE, SIDE, -SIDE, SIDE)
-    axes.imshow(density, cmap=shade, vmin=0, vmax=1, extent=window, origin="lower", interpolation="antialiased")
+    axes.imshow(density, cmap="Greys", vmin=0, vmax=1 / darkest, extent=window, origin="lower")
     axes.set(xlim=window[:2], ylim=window[2:], aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
     axes.set_xlabel("x", fontsize=8, color=INK, labelpad=1)
     axes.set_ylabel("y", fontsize=8, color=INK, labelpad=1)

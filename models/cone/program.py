@@ -1,4 +1,4 @@
-"""Probabilistic programming with programmable variational inference: Becker et al., PLDI 2024, section 2 and table 4.
+"""Probabilistic programming with programmable variational inference: Becker et al., PLDI 2024, figure 2 and table 4.
 
 A point (x, y) has a wide normal prior, and its squared distance from the origin is observed with noise. The posterior
 is a ring. Five objectives are compared, as in the paper: ELBO and IWELBO(5) with a normal guide whose coordinates are
@@ -108,8 +108,9 @@ def toward(kept: dict, params: Ring, observed: dict):
 
 
 class Fit(NamedTuple):
-    """An objective, a start for its parameters, its guide, and the value in the paper's table."""
+    """An objective and its title, a start for its parameters, its guide, and the value in the paper's table."""
 
+    title: str
     objective: Callable
     start: Normal | Ring
     guide: ppl.GenerativeFunction
@@ -120,16 +121,16 @@ def fits(config: Config) -> dict[str, Fit]:
     """List the objectives: the paper's five, and three of the marginal guide."""
     normal_start = Normal(jnp.array([2.0, 0.5]), jnp.full(2, -2.0))
     ring_start = Ring(jnp.array(2.0), jnp.full(2, -2.0), jnp.array(3.0))
-    on_ring = lambda objective, paper=None: Fit(objective, ring_start, ring, paper)
+    on_ring = lambda title, objective, paper=None: Fit(title, objective, ring_start, ring, paper)
     integrated = marginal(ring, keep=("x", "y"), method=ppl.methods.quadrature(config.points))
     return {
-        "elbo": Fit(elbo(model, mean_field), normal_start, mean_field, -8.08),
-        "iwelbo_5": Fit(iwelbo(model, mean_field, 5), normal_start, mean_field, -7.79),
-        "hvi": on_ring(hvi(model, ring, anywhere), -9.75),
-        "iwhvi_5": on_ring(iwhvi(model, ring, anywhere, 5), -8.18),
-        "diwhvi_5_5": on_ring(diwhvi(model, ring, anywhere, 5, 5), -7.33),
-        "quadrature": on_ring(elbo(model, integrated)),
-        "learned_reverse": on_ring(hvi(model, ring, toward)),
+        "elbo": Fit("ELBO", elbo(model, mean_field), normal_start, mean_field, -8.08),
+        "iwelbo_5": Fit("IWELBO(5)", iwelbo(model, mean_field, 5), normal_start, mean_field, -7.79),
+        "hvi": on_ring("HVI", hvi(model, ring, anywhere), -9.75),
+        "iwhvi_5": on_ring("IWHVI(5)", iwhvi(model, ring, anywhere, 5), -8.18),
+        "diwhvi_5_5": on_ring("DIWHVI(5, 5)", diwhvi(model, ring, anywhere, 5, 5), -7.33),
+        "quadrature": on_ring("ELBO, angle integrated", elbo(model, integrated)),
+        "learned_reverse": on_ring("HVI, learned reverse", hvi(model, ring, toward)),
     }
 
 
@@ -185,7 +186,7 @@ def run(context: Context) -> Outcome:
 
     paper = {name: fit.paper for name, fit in listed.items()}
     print(table(measured, paper))
-    captions = {name: f"{name.replace('_', ' ')}: {measured[name][0]:.2f}" for name in listed}
+    captions = {name: f"{fit.title}: {measured[name][0]:.2f}" for name, fit in listed.items()}
     pictures.draw(context.out / "guides.png", posterior, samples, captions)
     metrics = {name: mean for name, (mean, _) in measured.items()}
     metrics |= {f"{name}_error": error for name, (_, error) in measured.items()}

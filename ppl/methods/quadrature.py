@@ -169,7 +169,7 @@ def _refuse_noise(program: _Staged) -> None:
                 where=source_of(eqn),
                 expected="densities without noise",
                 got="a marginal or a posterior estimated with particles",
-                remedy="give the inner one `method=ppl.methods.quadrature(...)`, or use `ppl.methods.importance()` here",
+                remedy="use `method=ppl.methods.quadrature(...)` inside, too, or `ppl.methods.importance()` here",
             )
 
 
