@@ -19,7 +19,7 @@ from ppl.interpreter import Place
 from ppl.stochastic.function import Halves
 from ppl.stochastic.nodes import AtNodes
 from ppl.stochastic.primitive import stochastic_p
-from ppl.stochastic.rules import rule_of
+from ppl.stochastic.rules import Nodes, rule_of
 from ppl.transforms.assess import assess
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed, trace_shape
@@ -47,7 +47,9 @@ class quadrature:  # noqa: N801 - written like a call in programs: `ppl.methods.
 
     The density has no noise: it is the same number where x is drawn and where it is given, exact up to the error of
     the rule, which for smooth functions of u falls geometrically with the number of points. Look at it with twice as
-    many points. Derivatives are those of the sum. `marginal`'s number of particles is not used.
+    many points. Derivatives are those of the sum; the outer nodes lie far out in the tails, and what the program
+    computes there has to be finite, too (logits in place of probabilities). `marginal`'s number of particles is not
+    used.
 
     Cost: points**d densities of the program, under one `jax.vmap`, d the number of auxiliary numbers.
 
@@ -120,8 +122,7 @@ class quadrature:  # noqa: N801 - written like a call in programs: `ppl.methods.
             _check(path, place)
         sizes = {path: math.prod(trace_shape(place)) for path, place in auxiliary.items()}
         _check_sizes(self.points, sizes)
-        rules = [rule_of(auxiliary[path].eqn.params["spec"]) for path, size in sizes.items() for _ in range(size)]
-        axes = [rule.nodes(self.points) for rule in rules if rule is not None]
+        axes = [self._axis(auxiliary[path]) for path, size in sizes.items() for _ in range(size)]
         nodes = [axis.ravel() for axis in np.meshgrid(*(nodes for nodes, _ in axes), indexing="ij")]
         log_weights = sum(axis.ravel() for axis in np.meshgrid(*(weights for _, weights in axes), indexing="ij"))
         grid, start = {}, 0
@@ -130,6 +131,9 @@ class quadrature:  # noqa: N801 - written like a call in programs: `ppl.methods.
             grid[path] = jnp.asarray(columns.reshape(-1, *trace_shape(place)), place.eqn.outvars[0].aval.dtype)
             start += sizes[path]
         return grid, jnp.asarray(log_weights, jnp.result_type(float))
+
+    def _axis(self, place: Place) -> Nodes:
+        return rule_of(place.eqn.params["spec"]).nodes(self.points, place.eqn.outvars[0].aval.dtype)
 
 
 class _Staged:

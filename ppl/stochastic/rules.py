@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betaln, gammaln
+from jax.scipy.special import gammaln
 
 from ppl.primitives import View
 
@@ -28,8 +28,13 @@ Nodes = tuple[np.ndarray, np.ndarray]
 Placed = tuple[jax.Array, jax.Array]
 """Values of a choice, and the logarithms of rho."""
 
-REACH = 4.5
-"""Largest node of the trapezoidal rule: sinh(4.5) = 45 widths of the distribution."""
+
+def _cutoff(dtype: Any) -> float:
+    """Return -log of a density, relative to that at the mode, that is lost in rounding: 40 in float64, 20 in float32.
+
+    Nodes reach no further than they must: what a program computes there, exp(u) say, may not be finite any more.
+    """
+    return 4 - math.log(jnp.finfo(dtype).eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +42,11 @@ class Rule:
     """A quadrature rule for one family of distributions.
 
     Attributes:
-        nodes: Nodes and log weights, for a number of points.
+        nodes: Nodes and log weights, for a number of points and the dtype of the choice.
         place: Maps the choice, its named parameters and nodes of the choice's shape to values and log rho.
     """
 
-    nodes: Callable[[int], Nodes]
+    nodes: Callable[[int, Any], Nodes]
     place: Callable[[View, Mapping[str, Any], jax.Array], Placed]
 
 
@@ -50,29 +55,30 @@ def _positive(nodes: np.ndarray, weights: np.ndarray) -> Nodes:
     return nodes[weights > 0], np.log(weights[weights > 0])
 
 
-def hermite(points: int) -> Nodes:
+def hermite(points: int, dtype: Any) -> Nodes:
     """Integrate over a standard normal (Gauss-Hermite)."""
     nodes, weights = np.polynomial.hermite.hermgauss(points)
     return _positive(math.sqrt(2) * nodes, weights / math.sqrt(math.pi))
 
 
-def legendre(points: int) -> Nodes:
+def legendre(points: int, dtype: Any) -> Nodes:
     """Integrate over the unit interval (Gauss-Legendre)."""
     nodes, weights = np.polynomial.legendre.leggauss(points)
     return _positive((nodes + 1) / 2, weights / 2)
 
 
-def laguerre(points: int) -> Nodes:
+def laguerre(points: int, dtype: Any) -> Nodes:
     """Integrate over a standard exponential (Gauss-Laguerre)."""
     return _positive(*np.polynomial.laguerre.laggauss(points))
 
 
-def trapezoidal(points: int) -> Nodes:
+def trapezoidal(points: int, dtype: Any) -> Nodes:
     """Integrate over the real line what decays as fast as an exponential of an exponential."""
-    return REACH * (2 * periodic(points)[0] - 1), np.full(points, math.log(2 * REACH / points))
+    end = math.asinh(5 + _cutoff(dtype))  # The last node is so many widths of the distribution from its mode.
+    return end * (2 * periodic(points, dtype)[0] - 1), np.full(points, math.log(2 * end / points))
 
 
-def periodic(points: int) -> Nodes:
+def periodic(points: int, dtype: Any) -> Nodes:
     """Integrate a periodic function over the unit interval."""
     return (np.arange(points) + 0.5) / points, np.full(points, -math.log(points))
 
@@ -89,16 +95,17 @@ def _alike(value: jax.Array) -> Placed:
 def _log_gamma(concentration: jax.Array, t: jax.Array) -> Placed:
     """Place log x for x of a standard gamma distribution.
 
-    From the mode on, the density of log x falls as exp(-a (exp(y) - 1 - y)), a the concentration. The right tail ends
-    where that is less than exp(-60), for exp(y) overflows soon after: either of the two bounds below is enough, since
-    exp(y) - 1 - y is at least y**2 / 2, and exp(y) / 4 from 1 on.
+    Past the mode, y to the right of it, the density falls as exp(-a (exp(y) - 1 - y)), a the concentration. The tail
+    ends where that is less than exp(-c), c the cutoff, for exp(y) overflows soon after: with s**2 = 2 c / a, that is
+    so from exp(y) = 1 + s + s**2 / 2 on, since exp(s) is at least as much.
     """
     width = concentration**-0.5
-    end = jnp.minimum(jnp.sqrt(120 / concentration), 1 + jnp.log1p(240 / concentration))
-    offset = jnp.minimum(width * jnp.sinh(t), end)
-    log_x = jnp.log(concentration) + offset
-    log_density = concentration * log_x - jnp.exp(log_x) - gammaln(concentration)
-    return log_x, log_density + jnp.log(width) + _log_cosh(t)
+    reach = math.sqrt(2 * _cutoff(t.dtype)) * width
+    offset = jnp.minimum(width * jnp.sinh(t), jnp.log1p(reach + reach**2 / 2))
+    log_mode = jnp.log(concentration)
+    at_mode = concentration * (log_mode - 1) - gammaln(concentration)
+    log_density = at_mode + concentration * (offset - jnp.expm1(offset))
+    return log_mode + offset, log_density + jnp.log(width) + _log_cosh(t)
 
 
 def _of_gamma(concentration: Callable, value: Callable) -> Rule:
@@ -115,7 +122,8 @@ def _beta(view: View, params: Mapping[str, Any], t: jax.Array) -> Placed:
     a, b = params["concentration1"], params["concentration0"]
     width = jnp.sqrt((a + b) / (a * b))
     logit = jnp.log(a) - jnp.log(b) + width * jnp.sinh(t)
-    log_density = -a * jax.nn.softplus(-logit) - b * jax.nn.softplus(logit) - betaln(a, b)
+    log_norm = gammaln(a) + gammaln(b) - gammaln(a + b)  # JAX's `betaln` has 8 digits.
+    log_density = -a * jax.nn.softplus(-logit) - b * jax.nn.softplus(logit) - log_norm
     limits = jnp.finfo(t.dtype)
     value = jnp.clip(jax.nn.sigmoid(logit), limits.tiny, 1 - limits.epsneg)  # The tails round to 0 and 1.
     return value, log_density + jnp.log(width) + _log_cosh(t)
