@@ -5,7 +5,9 @@ from estimators.objectives import elbo as elbo
 from estimators.objectives import hvi as hvi
 from estimators.objectives import iwelbo as iwelbo
 from estimators.objectives import iwhvi as iwhvi
+from estimators.objectives import smc_elbo as smc_elbo
 from estimators.strategies import constant as constant
+from estimators.strategies import dropped as dropped
 from estimators.strategies import enum as enum
 from estimators.strategies import implicit as implicit
 from estimators.strategies import leave_one_out as leave_one_out
@@ -13,3 +15,9 @@ from estimators.strategies import leave_one_out_lanes as leave_one_out_lanes
 from estimators.strategies import mvd as mvd
 from estimators.strategies import pathwise as pathwise
 from estimators.strategies import reinforce as reinforce
+from ppl.methods import multinomial as multinomial
+from ppl.methods import residual as residual
+from ppl.methods import stratified as stratified
+from ppl.methods import systematic as systematic
+from ppl.stochastic.filtering import ess as ess
+from ppl.stochastic.particles import log_normaliser as log_normaliser

@@ -5,3 +5,4 @@ from estimators.objectives.hvi import diwhvi as diwhvi
 from estimators.objectives.hvi import hvi as hvi
 from estimators.objectives.hvi import iwhvi as iwhvi
 from estimators.objectives.iwelbo import iwelbo as iwelbo
+from estimators.objectives.smc_elbo import smc_elbo as smc_elbo

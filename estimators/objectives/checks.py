@@ -19,3 +19,14 @@ def require_programs(usage: str, **programs: Any) -> None:
                 got=f"{program!r}",
                 remedy=f"decorate the {role} with `@gen`",
             )
+
+
+def require_particles(usage: str, particles: Any) -> None:
+    """Refuse a number of particles that is not a positive int."""
+    if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
+        raise PPLError(
+            f"`{usage}` takes a positive number of particles.",
+            where=user_source(),
+            got=repr(particles),
+            remedy="give an int of at least 1",
+        )

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimators.objectives.checks import require_programs
+from estimators.objectives.checks import require_particles, require_programs
 from estimators.objectives.elbo import elbo
-from ppl import GenerativeFunction, PPLError
-from ppl._errors import boundary, user_source
+from ppl import GenerativeFunction
+from ppl._errors import boundary
 
 
 @boundary
@@ -46,13 +46,7 @@ def iwelbo(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
         >>> ppl.expect(bound)(jax.random.key(0), 0.5, {"x": 2.0}).shape
         ()
     """
-    if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
-        raise PPLError(
-            "`iwelbo` takes a positive number of particles.",
-            where=user_source(),
-            got=repr(particles),
-            remedy="give an int of at least 1",
-        )
+    require_particles("iwelbo", particles)
     require_programs("iwelbo", model=model, guide=guide)
     single = elbo(model, guide)
 

@@ -2,6 +2,7 @@
 
 from estimators.strategies.baselines import constant as constant
 from estimators.strategies.baselines import leave_one_out_lanes as leave_one_out_lanes
+from estimators.strategies.dropped import dropped as dropped
 from estimators.strategies.implicit import implicit as implicit
 from estimators.strategies.leave_one_out import leave_one_out as leave_one_out
 from estimators.strategies.mvd import mvd as mvd

@@ -133,7 +133,7 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     modes = {
         location: place.eqn.params["strategy"].mode
         for location, place in places.items()
-        if place.eqn.params["strategy"] is not None and place.eqn.params["strategy"].mode != "path"
+        if place.eqn.params["strategy"] is not None and place.eqn.params["strategy"].mode not in ("path", "detached")
     }
     flow = Dependence(modes).flow(body, [NONE] * len(body.invars))
     terms = find_terms(body, flow, list(aux), [not is_aux for is_aux in aux])

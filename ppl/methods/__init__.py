@@ -2,4 +2,10 @@
 
 from ppl.methods.importance import importance as importance
 from ppl.methods.quadrature import quadrature as quadrature
+from ppl.methods.resampling import Resampling as Resampling
+from ppl.methods.resampling import multinomial as multinomial
+from ppl.methods.resampling import residual as residual
+from ppl.methods.resampling import stratified as stratified
+from ppl.methods.resampling import systematic as systematic
 from ppl.methods.sir import sir as sir
+from ppl.methods.smc import smc as smc

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ppl.stochastic.function import Halves
-from ppl.stochastic.particles import log_mean_exp, particles_of
+from ppl.stochastic.particles import log_normaliser, particles_of
 from ppl.transforms.marginal import Marginalisation
 
 
@@ -42,11 +42,11 @@ class importance:  # noqa: N801 - written like a call in programs: `ppl.methods.
             if problem.particles == 1:
                 return kept, kept, first
             weights = jnp.concatenate([first[None], others(kept, args, problem.particles - 1)])
-            return kept, kept, log_mean_exp(weights)
+            return kept, kept, log_normaliser(weights)
 
         def estimate(kept: Any, *args: Any):
             if problem.particles == 1:
                 return kept, problem.fresh_weight(kept, args)
-            return kept, log_mean_exp(others(kept, args, problem.particles))
+            return kept, log_normaliser(others(kept, args, problem.particles))
 
         return draw, estimate

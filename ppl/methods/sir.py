@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ppl.distributions import categorical
 from ppl.methods.importance import importance
 from ppl.stochastic.function import Halves
-from ppl.stochastic.particles import log_mean_exp, particles_of
+from ppl.stochastic.particles import log_normaliser, particles_of
 from ppl.strategies import Strategy, enum
 from ppl.transforms.marginal import Marginalisation
 from ppl.transforms.normalize import Normalisation
@@ -46,8 +46,8 @@ class sir:  # noqa: N801 - written like a call in programs: `ppl.methods.sir()`.
         def draw(*args: Any):
             proposed = particles_of(lambda: problem.propose(args), problem.particles)
             choices, retval, log_joints, log_weights = proposed
-            log_mean = log_mean_exp(log_weights)
-            chosen = 0 if problem.particles == 1 else _choose(log_weights, self.index)
+            log_mean = log_normaliser(log_weights)
+            chosen = 0 if problem.particles == 1 else choose(log_weights, self.index)
             take = lambda leaf: leaf[chosen]
             return jax.tree.map(take, choices), jax.tree.map(take, retval), take(log_joints) - log_mean
 
@@ -56,12 +56,12 @@ class sir:  # noqa: N801 - written like a call in programs: `ppl.methods.sir()`.
             if problem.particles == 1:
                 return retval, log_joint - first
             others = particles_of(lambda: problem.propose(args)[-1], problem.particles - 1)
-            return retval, log_joint - log_mean_exp(jnp.concatenate([first[None], others]))
+            return retval, log_joint - log_normaliser(jnp.concatenate([first[None], others]))
 
         return draw, estimate
 
 
-def _choose(log_weights: jax.Array, strategy: Strategy) -> jax.Array:
+def choose(log_weights: jax.Array, strategy: Strategy) -> jax.Array:
     """Choose a particle; where no weight is positive, any."""
     some = jnp.isfinite(log_weights).any()
     return categorical(logits=jnp.where(some, log_weights, 0.0), grad=strategy).sample("particle")

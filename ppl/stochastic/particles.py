@@ -11,9 +11,16 @@ import jax.numpy as jnp
 from ppl._errors import PPLError, user_source
 
 
-def log_mean_exp(log_weights: jax.Array) -> jax.Array:
-    """Return the logarithm of the mean weight."""
-    return jax.nn.logsumexp(log_weights) - jnp.log(log_weights.shape[0])
+def log_normaliser(log_weights: jax.Array) -> jax.Array:
+    """Return the log of the mean weight along the last axis: before the log, unbiased for a normalising constant.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from estimators import log_normaliser
+        >>> float(log_normaliser(jnp.zeros(4)))
+        0.0
+    """
+    return jax.nn.logsumexp(log_weights, axis=-1) - jnp.log(log_weights.shape[-1])
 
 
 def particles_of(function: Callable[[], Any], number: int) -> Any:

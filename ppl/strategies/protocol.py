@@ -21,6 +21,7 @@ class Strategy:
       s the log density of the value;
     - "enumerate": nothing is drawn; every dependent cost is evaluated for each value of a finite support and summed
       with its probability;
+    - "detached": the value is detached and no cost is charged to it, as if it had been given. Biased;
     - "direct": what `estimate` returns.
 
     Attributes:
@@ -39,7 +40,7 @@ class Strategy:
         0.1
     """
 
-    mode: ClassVar[Literal["path", "score", "enumerate", "direct"]] = "direct"
+    mode: ClassVar[Literal["path", "score", "enumerate", "detached", "direct"]] = "direct"
     unbiased: ClassVar[bool] = True
     common_noise: ClassVar[bool] = False
     unchecked: ClassVar[bool] = False  # A pathwise strategy may give the user's word that costs are continuous.

@@ -95,7 +95,7 @@ class _Seed(Interpreter):
         if eqn.primitive is call_p:
             return self.jit(eqn, values)
         strategy = eqn.params["strategy"]
-        if strategy is None or strategy.mode != "path":
+        if strategy is None or strategy.mode not in ("path", "detached"):
             values = forbid_tangents(values, lambda place=self.places[self.here]: dropped_gradient(place))
         elif self.here in self.unsound():
             values = forbid_tangents(values, self.unsound()[self.here].error)

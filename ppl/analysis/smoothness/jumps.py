@@ -100,6 +100,7 @@ class _Jumps(Walk):
     def __init__(self):
         super().__init__()
         self.operands: dict[Location, tuple[int, ...]] = {}
+        self.calls: dict[int, Location] = {}  # By identity of the equation.
 
     def _plain(self, frame: Frame, eqn, args) -> list[Fact]:
         """A result that is no float moves by jumps only."""
@@ -114,14 +115,23 @@ class _Jumps(Walk):
         reason, operands = found
         if not _is_suspect(eqn):  # A pole: means over what is beyond all bounds are for the user to judge.
             return fact
-        index = next(i for i, other in enumerate(frame.body.eqns) if other is eqn)
-        location = (*frame.location, index)
-        self.operands[location] = tuple(operands)
+        location = self._location(frame, eqn)
+        self.operands[location] = tuple(operands if frame.blamed is None else range(len(frame.blamed.invars)))
         broken = dict(fact.broken)
         for i in operands:
             for site in frame.fact(eqn.invars[i]).smooth:
                 broken.setdefault((site, location), Break(frame, frame.blamed or eqn, eqn.invars[i], reason))
         return Fact(fact.smooth, broken)
+
+    def _location(self, frame: Frame, eqn) -> Location:
+        """Return where an equation stands; of what is inside of a function of JAX, where that is called."""
+        if frame.blamed is not None:
+            return self.calls[id(frame.blamed)]
+        return (*frame.location, next(i for i, other in enumerate(frame.body.eqns) if other is eqn))
+
+    def _call(self, frame: Frame, index: int, eqn, body, args) -> list[Fact]:
+        self.calls[id(eqn)] = (*frame.location, index)
+        return super()._call(frame, index, eqn, body, args)
 
     def _choice(self, frame: Frame, index: int, eqn, args) -> Fact:
         own = Sites([(*frame.location, index)]) if _is_continuous(eqn) else Sites()
