@@ -199,8 +199,8 @@ PROGRAM = Program(
     paper="Becker, Lew, Wang, Ghavami, Huot, Rinard & Mansinghka, PLDI 2024, arXiv:2406.15742",
     data="one number",
     presets={
-        "quick": Preset(Config(steps=600, learning_rate=0.05, draws=20_000), "1 min"),
-        "default": Preset(Config(), "2 min"),
+        "quick": Preset(Config(steps=600, learning_rate=0.05, draws=20_000), "45 s"),
+        "default": Preset(Config(), "1 min"),
     },
     run=run,
 )

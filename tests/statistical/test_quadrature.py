@@ -13,7 +13,7 @@ from jax.scipy.stats import norm
 
 import ppl
 from estimators import elbo
-from ppl import bernoulli, gen, normal
+from ppl import bernoulli, enum, gen, normal, reinforce, uniform
 from ppl.methods import quadrature
 
 pytestmark = pytest.mark.x64
@@ -242,6 +242,36 @@ def test_in_lanes_steps_and_under_itself():
         np.testing.assert_allclose(gradient, slopes, atol=1e-8)
         shape = program.simulate(jax.random.key(0), MEANS)["part/x"].shape
         assert shape == (3,)
+
+
+@pytest.mark.parametrize("strategy", [enum(), reinforce()], ids=str)
+def test_under_a_discrete_choice(strategy):
+    part = integrated(noisy, 20)
+
+    @gen
+    def mixture(p):
+        k = bernoulli(p) @ "k"
+        part(2.0 * k) @ "part"
+
+    guide = gen(lambda p, observed: bernoulli(p, grad=strategy) @ "k")
+    exact = ppl.exact_gradient(elbo(mixture, guide))(0.3, {"part": {"x": 1.3}})
+    wanted = lambda p: p * noisy_log_density(1.3, 2.0) + (1 - p) * noisy_log_density(1.3, 0.0)
+    assert abs(exact.value - wanted(0.3)) < 1e-10
+    assert abs(exact.gradient - jax.grad(wanted)(0.3)) < 1e-10
+
+
+def test_the_edges_of_an_auxiliary_may_move():
+    """Each node moves with the interval, and none over its edge: the pathwise gradient is sound."""
+    around = gen(lambda z: normal(uniform(z - 1, z + 1) @ "u", 0.5) @ "x")
+    part = integrated(around, 30)
+
+    def objective(mean):
+        z = normal(mean, 1.0).sample("z")
+        return ppl.assess(part)({"x": 1.3}, z)[0], z
+
+    gradient, z = ppl.grad(objective, has_aux=True)(jax.random.key(0), 0.3)
+    closed_form = lambda z: jnp.log((norm.cdf(2 * (2.3 - z)) - norm.cdf(2 * (0.3 - z))) / 2)
+    assert abs(gradient - jax.grad(closed_form)(z)) < 1e-8
 
 
 def test_auxiliaries_made_in_a_loop():
