@@ -1,6 +1,7 @@
 """How a stochastic density is estimated: methods of [`marginal`][ppl.marginal] and [`normalize`][ppl.normalize]."""
 
 from ppl.methods.importance import importance as importance
+from ppl.methods.quadrature import quadrature as quadrature
 from ppl.methods.resampling import Resampling as Resampling
 from ppl.methods.resampling import multinomial as multinomial
 from ppl.methods.resampling import residual as residual
