@@ -522,3 +522,13 @@ def test_draws_with_fixed_parameters_leave_a_loop_that_stays():
 def test_what_is_no_function_is_refused(transform):
     with pytest.raises(ppl.PPLError, match="function"):
         transform(3)
+
+
+def test_lanes_of_vectors_beside_a_batch_of_matrices():
+    """Means by lane, covariances by batch element: every mean meets every covariance."""
+    scales = np.array([1.0, 2.0])
+    matrices = jnp.asarray(scales[:, None, None] ** 2 * np.eye(3))
+    means = np.arange(6.0).reshape(2, 3) / 7
+    found = jax.vmap(lambda m: ppl.multivariate_normal(m, matrices).log_prob(jnp.zeros(3)))(jnp.asarray(means))
+    expected = log_normal(0.0, means[:, None], scales[None, :, None]).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -57,6 +57,7 @@ LIKELY = {
     "ppl/transforms/": ["refus", "arguments"],
     "ppl/strategies/": ["refus", "baselines"],
     "ppl/family.py": ["support", "densities"],
+    "ppl/draws.py": ["change_no_number", "axes_come"],
     "estimators/": ["baselines", "common_cost", "sampled", "direct"],
 }
 
