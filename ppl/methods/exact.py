@@ -22,8 +22,8 @@ class exact:  # noqa: N801 - written like a call in programs: `ppl.methods.exact
     a factor f_i for each choice: its density or probability, a table over just those auxiliary choices u that it
     depends on. They are summed out one by one, the cheapest first (Zhang and Poole 1994), in logarithms; lanes of
     `jax.vmap` and elements of batches stay apart where no factor mixes them (Obermeyer et al. 2019). So n points of a
-    mixture of k cost n k, and a `jax.lax.scan` that hands on the value of a choice, such as a hidden Markov model, T k^2
-    in a program whose size does not depend on T (forward recursion; Rabiner 1989).
+    mixture of k cost n k, and a `jax.lax.scan` that hands on the value of a choice, such as a hidden Markov model,
+    T k^2 in a program whose size does not depend on T (forward recursion; Rabiner 1989).
 
     No noise: the density, and its derivatives of every order, are exact. A density of 0 is -inf with the derivative 0.
 

@@ -117,6 +117,8 @@ def _scan(terms: Needs, flow: Flow, index: int, eqn) -> None:
         out_raw = grown
     _enter(terms, index, eqn, inner)
     needed = [inner.needs_raw(var) for var in view.body.invars]
-    needed = [need or view.num_consts <= i < view.num_consts + view.num_carry and out_raw[i - view.num_consts]
-              for i, need in enumerate(needed)]
+    needed = [
+        need or view.num_consts <= i < view.num_consts + view.num_carry and out_raw[i - view.num_consts]
+        for i, need in enumerate(needed)
+    ]
     _need(terms, [outer for outer, need in zip(eqn.invars, needed, strict=True) if need])

@@ -162,8 +162,9 @@ class ScanSum:
         if not count:
             return [], [Val(None)] * (len(outs) - num_carry)
         window = slice(0, count) if self.view.reverse else slice(1, None)
-        stacked = [None if x.raw is None else jnp.moveaxis(jnp.asarray(x.raw), len(x.axes), 0)[window]
-                   for x in self.x_vals]
+        stacked = [
+            None if x.raw is None else jnp.moveaxis(jnp.asarray(x.raw), len(x.axes), 0)[window] for x in self.x_vals
+        ]
         before = {i: raw[window] for i, raw in history.items()}
         _, carry_vars, x_vars = self.view.split(self.body.invars)
         varying = {carry_vars[i] for i in before} | {*x_vars}
@@ -351,4 +352,3 @@ def _all_varying(body: jaxprs.Body, varying: set) -> set:
         if not varying.isdisjoint(var for var in eqn.invars if not isinstance(var, jaxprs.Literal)):
             varying.update(eqn.outvars)
     return varying
-

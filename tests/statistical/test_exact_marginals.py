@@ -98,7 +98,7 @@ def masked(theta):
     """Choices that are made in some lanes only."""
 
     def lane(flag):
-        k = jax.lax.cond(flag > 0, lambda: categorical(logits=theta) @ "k", lambda: 0)
+        k = jax.lax.cond(flag > 0, lambda: categorical(logits=theta) @ "k", lambda: jnp.int32(0))
         normal(theta[1] * k, 1.0) @ "x"
 
     jax.vmap(lane)(jnp.array([1, 0, 1]))
@@ -225,23 +225,334 @@ CASES = {
 }
 
 
+def with_derivatives(function):
+    """Return a function of theta and kept values that gives value, gradients, and second derivatives of them."""
+    both = jax.value_and_grad(function, argnums=(0, 1))
+    along = lambda kept: (jnp.array([0.5, 1.0, -0.3]), jax.tree.map(jnp.ones_like, kept))
+    return jax.jit(lambda theta, kept: jax.jvp(both, (theta, kept), along(kept)))
+
+
+def assert_close(one, other, tolerance=1e-10):
+    """Compare pytrees."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), one, other)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_derivatives_equal_enumeration(name):
     program, shapes, values, args = CASES[name]
     numbers = np.random.RandomState(len(name))
     kept = {address: jnp.asarray(numbers.randn(*shape)) for address, shape in shapes.items()}
     exact = marginal(program, keep=tuple(kept), method=EXACT)
-    summed = lambda theta: exact.log_density(kept, theta, *args)
-    truth = lambda theta: enumerated(program, kept, kept, values, theta, *args)
-    close = lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
-    close(summed(THETA), truth(THETA))
-    gradient = jax.jit(jax.grad(truth))(THETA)
-    assert (jnp.abs(gradient).max() > 1e-3).all()
-    close(jax.grad(summed)(THETA), gradient)
-    direction = jnp.array([0.5, 1.0, -0.3])
-    second = lambda function: jax.jit(jax.grad(lambda theta: jax.grad(function)(theta) @ direction))(THETA)
-    close(second(summed), second(truth))
-    with_kept = lambda kept: exact.log_density(kept, THETA, *args)
-    for address, value in jax.grad(with_kept)(kept).items():
-        other = jax.grad(lambda kept: enumerated(program, kept, kept, values, THETA, *args))(kept)[address]
-        close(value, other)
+    truth = with_derivatives(lambda theta, kept: enumerated(program, kept, kept, values, theta, *args))(THETA, kept)
+    assert (jnp.abs(truth[0][1][0]) > 1e-4).all()
+    assert_close(with_derivatives(lambda theta, kept: exact.log_density(kept, theta, *args))(THETA, kept), truth)
+
+
+def test_choices_that_are_not_made_count_once():
+    exact = marginal(masked, keep="x", method=EXACT)
+    x = jnp.array([0.3, -1.0, 2.0])
+    logits = jax.nn.log_softmax(THETA)
+    normals = lambda x: -0.5 * (x - THETA[1] * jnp.arange(3)) ** 2 - 0.5 * jnp.log(2 * jnp.pi)
+    lanes = [jax.scipy.special.logsumexp(logits + normals(x[0])), normals(x[1])[0]]
+    truth = sum(lanes) + jax.scipy.special.logsumexp(logits + normals(x[2]))
+    assert_close(exact.log_density({"x": x}, THETA), truth)
+
+
+# --- Mixtures and hidden Markov models ---------------------------------------------------------------------------
+
+
+@gen
+def mixture(theta, n):
+    def point(_):
+        k = categorical(probs=TABLE[0]) @ "k"
+        normal(theta[k], 1.0) @ "x"
+
+    jax.vmap(point)(jnp.arange(n))
+
+
+def mixture_by_hand(theta, x):
+    """Return the log density of points of the mixture."""
+    logs = jnp.log(TABLE[0]) - 0.5 * (x[:, None] - theta) ** 2 - 0.5 * jnp.log(2 * jnp.pi)
+    return jax.scipy.special.logsumexp(logs, axis=1).sum()
+
+
+def test_a_thousand_points_cost_a_thousand_times_as_much_as_one():
+    exact = marginal(mixture, keep="x", method=EXACT)
+    x = jnp.linspace(-3, 3, 1000)
+    summed = lambda theta, kept: exact.log_density(kept, theta, len(kept["x"]))
+    truth = with_derivatives(lambda theta, kept: mixture_by_hand(theta, kept["x"]))(THETA, {"x": x})
+    assert_close(with_derivatives(summed)(THETA, {"x": x}), truth)
+    few, many = (costs(summed)(THETA, {"x": jnp.zeros(n)}) for n in (10, 1000))
+    assert few.equations == many.equations
+    assert many.flops < 100 * few.flops
+
+
+@gen
+def three_steps(b):
+    """The hidden Markov model of the mathematical reference, section 10, with 0 as the first state."""
+    transition, emission = jnp.array([[0.7, 0.3], [0.2, 0.8]]), jnp.array([b, 0.2])
+    z = bernoulli(0.4) @ "first"
+    bernoulli(1 - emission[z]) @ "y0"
+
+    def step(z, _):
+        z = bernoulli(transition[z, 1]) @ "z"
+        bernoulli(1 - emission[z]) @ "y"
+        return z, None
+
+    jax.lax.scan(step, z, None, length=2)
+
+
+def test_the_numbers_of_the_reference():
+    evidence = marginal(three_steps, keep=("y0", "y"), method=EXACT)
+    log_z = lambda b: evidence.log_density({"y0": 0, "y": jnp.array([1, 1])}, b)
+    assert abs(log_z(0.9) - jnp.log(0.131542)) < 1e-12
+    assert abs(log_z(0.9) + 2.0284291) < 5e-8
+    assert abs(jax.grad(log_z)(0.9) + 0.5915981) < 5e-8
+
+
+@gen
+def long_hmm(params, steps):
+    def step(z, _):
+        z = categorical(logits=params["transition"][z]) @ "z"
+        normal(params["loc"][z], 0.7) @ "y"
+        return z, None
+
+    jax.lax.scan(step, 0, None, length=steps)
+
+
+def forward(params, ys):
+    """Return the evidence by the forward recursion, written by hand."""
+    transition = jax.nn.log_softmax(params["transition"])
+    log_density = lambda y: -0.5 * ((y - params["loc"]) / 0.7) ** 2 - jnp.log(0.7) - 0.5 * jnp.log(2 * jnp.pi)
+    step = lambda alpha, y: (jax.nn.logsumexp(alpha[:, None] + transition, axis=0) + log_density(y), None)
+    alpha, _ = jax.lax.scan(step, transition[0] + log_density(ys[0]), ys[1:])
+    return jax.nn.logsumexp(alpha)
+
+
+def hmm_params(k):
+    """Return parameters of a model with k states."""
+    numbers = np.random.RandomState(k)
+    return {"transition": jnp.asarray(numbers.randn(k, k)), "loc": jnp.asarray(numbers.randn(k))}
+
+
+def test_a_long_chain_equals_the_forward_recursion():
+    evidence, params = marginal(long_hmm, keep="y", method=EXACT), hmm_params(8)
+    ys = jnp.asarray(np.random.RandomState(0).randn(200))
+    summed = jax.value_and_grad(lambda params: evidence.log_density({"y": ys}, params, len(ys)))(params)
+    assert_close(summed, jax.value_and_grad(forward)(params, ys))
+
+
+def test_the_size_of_a_chain_does_not_depend_on_its_length():
+    evidence = marginal(long_hmm, keep="y", method=EXACT)
+    found = {
+        (k, n): costs(jax.grad(lambda params, ys: evidence.log_density({"y": ys}, params, len(ys))))(
+            hmm_params(k), jnp.zeros(n)
+        )
+        for k, n in ((8, 50), (8, 5000), (32, 5000))
+    }
+    assert found[8, 50].equations == found[8, 5000].equations == found[32, 5000].equations
+    assert found[8, 5000].flops < 105 * found[8, 50].flops
+    assert found[32, 5000].flops < 17 * found[8, 5000].flops
+
+
+def test_chains_through_transformations():
+    evidence, params = marginal(long_hmm, keep="y", method=EXACT), hmm_params(3)
+    ys = jnp.asarray(np.random.RandomState(0).randn(4, 5))
+    one = lambda ys: evidence.log_density({"y": ys}, params, 5)
+    truth = jnp.array([forward(params, row) for row in ys])
+    assert_close(jax.vmap(one)(ys), truth)
+    assert_close(jax.lax.map(jax.jit(one), ys), truth)
+
+
+# --- What is impossible ------------------------------------------------------------------------------------------
+
+
+def test_sums_of_logarithms_are_safe():
+    gradient = jax.grad(lambda logs: log_sum_exp(logs, 0))
+    second = jax.hessian(lambda logs: log_sum_exp(logs, 0))
+    some, none = jnp.array([-jnp.inf, 1.0, -2000.0]), jnp.full(3, -jnp.inf)
+    assert log_sum_exp(none, 0) == -jnp.inf
+    assert log_sum_exp(jnp.array([jnp.inf, 1.0]), 0) == jnp.inf
+    assert jnp.isnan(log_sum_exp(jnp.array([jnp.nan, 1.0]), 0))
+    assert (gradient(none) == 0).all()
+    assert (second(none) == 0).all()
+    assert_close(gradient(some), jnp.array([0.0, 1.0, 0.0]))
+    assert (second(some) == 0).all()
+    far = jnp.array([-jnp.inf, -3000.0, -3001.0])
+    assert jnp.isfinite(gradient(far)).all()
+    assert_close(log_sum_exp(far, 0), -3000 + jnp.log1p(jnp.exp(-1.0)))
+
+
+def test_what_is_impossible_has_density_zero_and_no_nan():
+    @gen
+    def stuck(p):
+        transition = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+
+        def step(z, _):
+            z = categorical(probs=transition[z]) @ "z"
+            bernoulli(jnp.where(z == 0, p, 1.0)) @ "y"
+            return z, None
+
+        jax.lax.scan(step, 1, None, length=3)
+
+    evidence = marginal(stuck, keep="y", method=EXACT)
+    run = jax.value_and_grad(lambda p, y: evidence.log_density({"y": y}, p))
+    assert run(0.3, jnp.array([1, 0, 1])) == (-jnp.inf, 0.0)
+    assert_close(run(0.3, jnp.array([1, 1, 1])), (0.0, 0.0))
+
+
+# --- Inside of other programs ------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_carries_its_density():
+    x = marginal(mixture, keep="x", method=EXACT)
+    trace = x.simulate(jax.random.key(0), THETA, 5)
+    assert {*trace.choices} == {"x"}
+    assert_close(trace.log_density, mixture_by_hand(THETA, trace["x"]))
+    other = x.simulate(jax.random.key(1), THETA, 5)
+    assert (other["x"] != trace["x"]).all()
+
+
+def test_a_collapsed_model_under_a_guide():
+    @gen
+    def model(theta, n):
+        locs = normal(jnp.zeros(3), 5.0) @ "locs"
+        mixture.inline(locs, n)
+
+    @gen
+    def by_hand(theta, n):
+        locs = normal(jnp.zeros(3), 5.0) @ "locs"
+        ppl.factor(mixture_by_hand(locs, x)) @ "x"
+
+    guide = gen(lambda theta, *_: normal(theta, 0.3) @ "locs")
+    x = jnp.array([-1.0, 0.3, 2.2])
+    collapsed = marginal(model, keep=("locs", "x"), method=EXACT)
+    run = lambda model, observed: ppl.value_and_grad(elbo(model, guide))(jax.random.key(3), THETA, observed, 3)
+    assert_close(run(collapsed, {"x": x}), run(by_hand, {}))
+
+
+def test_a_chain_with_continuous_parameters_under_a_guide():
+    @gen
+    def model(theta, n):
+        loc = normal(jnp.zeros(3), 1.0) @ "loc"
+        long_hmm.inline({"transition": TABLE, "loc": loc}, n)
+
+    @gen
+    def by_hand(theta, n):
+        loc = normal(jnp.zeros(3), 1.0) @ "loc"
+        ppl.factor(forward({"transition": TABLE, "loc": loc}, ys)) @ "y"
+
+    guide = gen(lambda theta, *_: normal(theta, 0.3) @ "loc")
+    ys = jnp.array([-1.0, 0.3, 2.2, 0.1])
+    collapsed = marginal(model, keep=("loc", "y"), method=EXACT)
+    run = lambda model, observed: ppl.value_and_grad(elbo(model, guide))(jax.random.key(3), THETA, observed, 4)
+    assert_close(run(collapsed, {"y": ys}), run(by_hand, {}))
+
+
+def test_an_exact_marginal_as_a_guide():
+    @gen
+    def pair(a):
+        u = bernoulli(a, grad=enum()) @ "u"
+        bernoulli(jnp.where(u == 1, 0.9, 0.2), grad=enum()) @ "z"
+
+    @gen
+    def model(a):
+        z = bernoulli(0.3) @ "z"
+        bernoulli(jnp.where(z == 1, 0.8, 0.1)) @ "x"
+
+    z_alone = marginal(pair, keep="z", method=EXACT)
+    guide = gen(lambda a, observed: z_alone.inline(a))
+
+    def by_hand(a):
+        q = 0.9 * a + 0.2 * (1 - a)
+        return q * (jnp.log(0.3 * 0.8) - jnp.log(q)) + (1 - q) * (jnp.log(0.7 * 0.1) - jnp.log(1 - q))
+
+    found = ppl.exact_gradient(lambda a: elbo(model, guide)(a, {"x": 1}))(0.6)
+    assert_close((found.value, found.gradient), jax.value_and_grad(by_hand)(0.6))
+    assert found.variance < 1e-20
+
+
+def test_a_marginal_inside_of_a_marginal():
+    @gen
+    def outer(theta):
+        k = categorical(logits=theta) @ "k"
+        inner(theta * k, 2) @ "points"
+
+    inner = marginal(mixture, keep="x", method=EXACT)
+    nested = marginal(outer, keep="points/x", method=EXACT)
+    x = jnp.array([0.4, -1.0])
+    logs = [jax.nn.log_softmax(THETA)[k] + mixture_by_hand(THETA * k, x) for k in range(3)]
+    found = nested.log_density({"points": {"x": x}}, THETA)
+    assert_close(found, jax.scipy.special.logsumexp(jnp.stack(logs)))
+
+
+# --- Refusals ----------------------------------------------------------------------------------------------------
+
+
+def crossing():
+    rows = bernoulli(0.3 * jnp.ones(20)) @ "rows"
+    columns = bernoulli(0.6 * jnp.ones(20)) @ "columns"
+    normal(1.0 * rows[:, None] * columns, 1.0) @ "x"
+
+
+def history():
+    def step(total, _):
+        total = total + bernoulli(0.5) @ "z"
+        return total, normal(1.0 * total, 1.0) @ "x"
+
+    jax.lax.scan(step, 0, None, length=3)
+
+
+def stacked():
+    _, z = jax.lax.scan(lambda _, __: (None, bernoulli(0.5) @ "z"), None, None, length=3)
+    normal(1.0 * z.sum(), 1.0) @ "x"
+
+
+def branch():
+    z = bernoulli(0.5) @ "z"
+    k = jax.lax.cond(z == 1, lambda: bernoulli(0.2) @ "k", lambda: jnp.int32(0))
+    normal(1.0 * k, 1.0) @ "x"
+
+
+def continuous():
+    normal(normal(0.0, 1.0) @ "z", 1.0) @ "x"
+
+
+def infinite():
+    z = ppl.poisson(2.0) @ "z"
+    normal(1.0 * z, 1.0) @ "x"
+
+
+def many():
+    z = bernoulli(0.5 * jnp.ones(20)) @ "z"
+    normal(1.0 * z.sum(), 1.0) @ "x"
+
+
+REFUSED = [
+    (crossing, StrategyError, "all combinations"),
+    (history, ControlFlowError, "more than its own last value"),
+    (stacked, ControlFlowError, "stacked"),
+    (branch, ControlFlowError, "branch"),
+    (continuous, StrategyError, "quadrature.*importance"),
+    (infinite, StrategyError, "finite support"),
+    (many, StrategyError, "max_states"),
+]
+
+
+@pytest.mark.parametrize(("body", "error", "message"), REFUSED, ids=lambda case: getattr(case, "__name__", ""))
+def test_what_cannot_be_summed_is_refused(body, error, message):
+    program = marginal(gen(body), keep="x", method=EXACT)
+    with pytest.raises(error, match=f"(?s){message}") as caught:
+        program.simulate(jax.random.key(0))
+    assert "test_exact_marginals.py" in str(caught.value)
+    assert "remedy" in str(caught.value)
+
+
+def test_the_largest_number_of_joint_values_is_the_users():
+    program = lambda states: marginal(tree, keep=("x", "y"), method=ppl.methods.exact(max_states=states))
+    kept = {"x": 0.3, "y": 0.1}
+    assert_close(
+        program(12).log_density(kept, THETA), marginal(tree, ("x", "y"), method=EXACT).log_density(kept, THETA)
+    )
+    with pytest.raises(StrategyError, match="max_states"):
+        program(3).log_density(kept, THETA)
