@@ -1,6 +1,6 @@
 """How a stochastic density is estimated: methods of [`marginal`][ppl.marginal] and [`normalize`][ppl.normalize]."""
 
-from ppl.methods.exact import exact as exact
+from ppl.methods.elimination import exact as exact
 from ppl.methods.importance import importance as importance
 from ppl.methods.resampling import Resampling as Resampling
 from ppl.methods.resampling import multinomial as multinomial

@@ -56,7 +56,7 @@ def tree(theta):
 def python_chain(theta):
     z = 0
     for i in range(4):
-        z = categorical(logits=theta[z] + jnp.arange(3)) @ f"z{i}"
+        z = categorical(logits=theta[z] * jnp.arange(3)) @ f"z{i}"
         normal(theta[0] * z, 0.7) @ f"y{i}"
 
 
@@ -196,7 +196,7 @@ def factorial(theta, inputs):
     def step(carry, x):
         a, b = carry
         a = bernoulli(logits=theta[a] + x) @ "a"
-        b = bernoulli(logits=theta[b] - a) @ "b"
+        b = bernoulli(logits=theta[2] * b - a) @ "b"
         normal(theta[1] * a + b, 0.8) @ "y"
         return (a, b), None
 
