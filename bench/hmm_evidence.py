@@ -2,8 +2,8 @@
 
     z_0 = 0,  z_t ~ categorical(A[z_{t-1}]),  y_t ~ N(loc[z_t], 1),  t = 1 .. T;  log p(y) and its gradient
 
-Two floors import nothing of the library: the forward recursion (T steps of K^2 numbers) and the product of T matrices as
-a tree (`associative_scan`, T steps of K^3). One JSON row for each K and T: operations and equations of value and
+Two floors import nothing of the library: the forward recursion (T steps of K^2 numbers) and the product of T matrices
+as a tree (T steps of K^3). One JSON row for each K and T: operations and equations of value and
 gradient, counted; with `--time`, also seconds (medians of interleaved runs) and seconds to trace and compile.
 
     python -m bench.hmm_evidence [--time] [K T]

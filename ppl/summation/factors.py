@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ppl.analysis.dependence import Deps, Location, in_order, location_of, site_shape
 from ppl.analysis.positions import SAME
 from ppl.interpreter import Place
-from ppl.summation.logs import log_sum_exp
+from ppl.summation.logs import log_product, log_sum_exp, powers
 from ppl.summation.refusals import lanes_cross, too_large
 from ppl.transforms.axes import Axes, Val
 
@@ -36,12 +36,20 @@ class LogFactor:
         dims: Dimensions, one axis each, in order; every choice has all of its own among them.
         raw: The numbers.
         varies: Within a scan: whether it differs from step to step.
+        powers: Its exponentials, prepared for sums over one of its choices: that choice, the table, its shift.
     """
 
     axes: Axes
     dims: tuple[Dim, ...]
     raw: Any
     varies: bool = False
+    powers: tuple[Any, Any, Any] | None = None
+
+    def prepared(self, axis: Any) -> LogFactor:
+        """Return the same factor with its exponentials, for sums over one of its choices that are made repeatedly."""
+        if self.dims or axis not in self.axes or len(self.axes) == 1:
+            return self
+        return dataclasses.replace(self, powers=(axis, *powers(self.raw, self.axes.index(axis))))
 
 
 class Scene:
@@ -113,6 +121,8 @@ class Scene:
             raise lanes_cross(self.places[location_of(factor.axes[-1])])
         axes, lead = in_order(factor.axes), len(factor.axes)
         order = [factor.axes.index(axis) for axis in axes] + [lead + dims.index(dim) for dim in sorted(dims)]
+        if order == sorted(order) and tuple(dims) == factor.dims:
+            return factor
         raw = factor.raw if order == sorted(order) else jnp.transpose(factor.raw, order)
         return dataclasses.replace(factor, axes=tuple(axes), dims=tuple(sorted(dims)), raw=raw)
 
@@ -174,9 +184,19 @@ class Scene:
 
     def _summed(self, axis: Any, group: Sequence[LogFactor], joint: Axes) -> LogFactor:
         dims, at = self.dims_of(axis), joint.index(axis)
-        logs = self.product(group, joint, dims)
+        raw = self._by_powers(axis, group, joint)
+        raw = log_sum_exp(self.product(group, joint, dims), at) if raw is None else raw
         rest = (*joint[:at], *joint[at + 1 :])
-        return LogFactor(rest, dims, log_sum_exp(logs, at), any(factor.varies for factor in group))
+        return LogFactor(rest, dims, raw, any(factor.varies for factor in group))
+
+    def _by_powers(self, axis: Any, group: Sequence[LogFactor], joint: Axes) -> Any:
+        """Sum by a matrix product, if the exponentials of the largest factor are at hand; else return None."""
+        ready = [factor for factor in group if factor.powers is not None and factor.powers[0] == axis]
+        others = [factor for factor in group if all(factor is not one for one in ready)]
+        if len(ready) != 1 or not others or ready[0].axes != joint or {*joint} == {a for f in others for a in f.axes}:
+            return None
+        at, exact = joint.index(axis), lambda: log_sum_exp(self.product(group, joint, ()), joint.index(axis))
+        return log_product(ready[0].powers[1:], self.product(others, joint, ()), at, exact)
 
     def merged(self, factors: Sequence[LogFactor]) -> list[LogFactor]:
         """Add up factors over the same choices and dimensions."""

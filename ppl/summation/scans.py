@@ -293,6 +293,7 @@ class ScanSum:
         init = jnp.zeros(shape, dtype) if backwards else self._table_of(start, axes, dims).astype(dtype)
         varying = [factor for factor in steps if factor.varies]
         fixed = [factor for factor in steps if not factor.varies]
+        fixed = [factor.prepared(next(iter(gone))) if len(gone) == 1 else factor for factor in fixed]
         aside: list[LogFactor] = []
 
         def step(message, raws):
