@@ -26,6 +26,9 @@ from ppl.summation.factors import LogFactor
 from ppl.summation.refusals import beyond_a_step, lanes_cross
 from ppl.transforms.axes import Val
 
+MATRIX_ELEMENTS = 4096
+"""Smallest table for which a message is passed by a matrix product: below, checking for underflow costs more."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Carries:
@@ -293,7 +296,8 @@ class ScanSum:
         init = jnp.zeros(shape, dtype) if backwards else self._table_of(start, axes, dims).astype(dtype)
         varying = [factor for factor in steps if factor.varies]
         fixed = [factor for factor in steps if not factor.varies]
-        fixed = [factor.prepared(next(iter(gone))) if len(gone) == 1 else factor for factor in fixed]
+        large = lambda factor: len(gone) == 1 and factor.raw.size >= MATRIX_ELEMENTS
+        fixed = [factor.prepared(next(iter(gone))) if large(factor) else factor for factor in fixed]
         aside: list[LogFactor] = []
 
         def step(message, raws):

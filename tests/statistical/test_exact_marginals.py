@@ -13,7 +13,7 @@ from estimators import elbo
 from ppl import bernoulli, categorical, enum, gen, marginal, normal
 from ppl._errors import ControlFlowError, StrategyError
 from ppl.reports.costs import costs
-from ppl.summation.logs import log_sum_exp
+from ppl.summation.logs import log_product, log_sum_exp, powers
 from ppl.transforms.layout import addressed, trace_shape
 from ppl.transforms.programs import list_places
 
@@ -381,6 +381,35 @@ def test_sums_of_logarithms_are_safe():
     far = jnp.array([-jnp.inf, -3000.0, -3001.0])
     assert jnp.isfinite(gradient(far)).all()
     assert_close(log_sum_exp(far, 0), -3000 + jnp.log1p(jnp.exp(-1.0)))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("spread", [1.0, 300.0, 3000.0])
+def test_products_of_exponentials_equal_sums_of_logarithms(axis, spread):
+    numbers = np.random.RandomState(0)
+    table = jnp.asarray(spread * numbers.randn(4, 5)).at[1, 2].set(-jnp.inf).at[3].set(-jnp.inf)
+    logs = jnp.asarray(spread * numbers.randn(*((4, 1) if axis == 0 else (1, 5)))).at[0, 0].set(-jnp.inf)
+
+    def summed(table, logs):
+        exact = lambda: log_sum_exp(table + logs, axis)
+        return log_product(powers(table, axis), logs, axis, exact)
+
+    weights = jnp.arange(1.0, 6.0)[: 5 if axis == 0 else 4]
+    finite = lambda out: jnp.where(jnp.isfinite(out), out, 0) @ weights
+    both = lambda function: jax.value_and_grad(lambda *args: finite(function(*args)), argnums=(0, 1))(table, logs)
+    direct = lambda table, logs: log_sum_exp(table + logs, axis)
+    assert_close(summed(table, logs), direct(table, logs))
+    assert_close(both(summed), both(direct))
+
+
+def test_large_chains_by_matrix_products():
+    params, ys = hmm_params(64), jnp.asarray(np.random.RandomState(0).randn(6))
+    evidence = marginal(long_hmm, keep="y", method=EXACT)
+    summed = jax.jit(jax.value_and_grad(lambda params, ys: evidence.log_density({"y": ys}, params, 6), argnums=(0, 1)))
+    assert "dot_general" in str(jax.make_jaxpr(summed)(params, ys))
+    truth = jax.jit(jax.value_and_grad(forward, argnums=(0, 1)))
+    assert_close(summed(params, ys), truth(params, ys))
+    assert_close(summed(params, 1e4 * ys), truth(params, 1e4 * ys), 1e-9)
 
 
 def test_what_is_impossible_has_density_zero_and_no_nan():
