@@ -2,9 +2,7 @@
 
 The first step is taken by itself: what it starts from may be anything, also made of choices outside of the scan. In all
 others the carry is one table, the same in every step, so their factors are evaluated for all steps at once; only the
-message that goes from step to step is left to a loop: T k^2 work in a program whose size does not depend on T (forward
-recursion: Rabiner 1989). Where nothing outside needs the last state the message goes backwards, and what the chain
-started from is summed outside; else it goes forwards.
+message that goes from step to step is left to a loop (`ppl.summation.messages`).
 """
 
 from __future__ import annotations
@@ -18,16 +16,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from ppl import jaxprs
-from ppl.analysis.dependence import Flow, Location, Past, in_order, is_inside, location_of
+from ppl.analysis.dependence import Flow, Location, Past, is_inside, location_of
 from ppl.analysis.terms import Terms
 from ppl.primitives import choice_p, factor_p
 from ppl.summation.evaluate import Tables
 from ppl.summation.factors import LogFactor
-from ppl.summation.refusals import beyond_a_step, lanes_cross
+from ppl.summation.messages import Chain
+from ppl.summation.refusals import beyond_a_step
 from ppl.transforms.axes import Val
-
-MATRIX_ELEMENTS = 4096
-"""Smallest table for which a message is passed by a matrix product: below, checking for underflow costs more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +93,9 @@ class ScanSum:
         history, final = self._known_carries(init)
         first, outs = self._first_step(init)
         steps, stacked = self._other_steps(history, outs)
-        self._sum(first, steps)
+        leaves = any(self.wanted[i] for i in self.carries.chained)
+        chain = Chain(self.scene, self.carries.sites, self.past, length, self.view.reverse)
+        self.outer.factors += chain.sum(first, steps, leaves)
         last = [outs[i] if i in self.carries.chained else Val(final.get(i)) for i in range(num_carry)]
         ys = [self._joined(outs[num_carry + j], later) for j, later in enumerate(stacked)]
         return [*last, *ys]
@@ -220,116 +218,6 @@ class ScanSum:
             assert later.axes == first.axes
             parts = [later.raw, *parts] if self.view.reverse else [*parts, later.raw]
         return Val(jnp.moveaxis(jnp.concatenate(parts), 0, len(first.axes)), first.axes)
-
-    # Messages.
-    def _sum(self, first: list[LogFactor], steps: list[LogFactor]) -> None:
-        """Sum over the states, and hand what remains to the program outside."""
-        states = {*self.carries.sites, *self.past.values()}
-        aside = [factor for factor in steps if states.isdisjoint(factor.axes)]
-        self.outer.factors += [self._over_steps(factor) for factor in aside]
-        chain = [factor for factor in steps if not states.isdisjoint(factor.axes)]
-        leaves = any(self.wanted[i] for i in self.carries.chained)
-        if not self.carries.sites:
-            self.outer.factors += [dataclasses.replace(factor, varies=False) for factor in first]
-        elif leaves:
-            self._forwards(first, chain)
-        else:
-            self._backwards(first, chain)
-
-    def _over_steps(self, factor: LogFactor) -> LogFactor:
-        """Multiply a factor over all steps but the first."""
-        raw = factor.raw.sum(0) if factor.varies else (self.view.length - 1) * factor.raw
-        return dataclasses.replace(factor, raw=raw, varies=False)
-
-    def _backwards(self, first: list[LogFactor], steps: list[LogFactor]) -> None:
-        sites = self.carries.sites
-        last = []
-        if steps:
-            axes = (*self._outside(steps), *sites)
-            message, aside = self._loop(axes, self.past, steps, None, not self.view.reverse)
-            self.outer.factors += aside
-            last = [message]
-        keep = {axis for factor in [*first, *last] for axis in factor.axes if axis not in sites}
-        self._hand_out(self.scene.eliminate([*first, *last], keep))
-
-    def _forwards(self, first: list[LogFactor], steps: list[LogFactor]) -> None:
-        if not steps:
-            return self._hand_out(first)
-        states = {*self.carries.sites}
-        start = [factor for factor in first if not states.isdisjoint(factor.axes)]
-        self._hand_out([factor for factor in first if states.isdisjoint(factor.axes)])
-        axes = (*self._outside([*start, *steps]), *self.carries.sites)
-        back = {past: site for site, past in self.past.items()}
-        message, aside = self._loop(axes, back, steps, start, self.view.reverse)
-        return self._hand_out([message, *aside])
-
-    def _hand_out(self, factors: Sequence[LogFactor]) -> None:
-        self.outer.factors += [dataclasses.replace(factor, varies=False) for factor in factors]
-
-    def _outside(self, factors: Sequence[LogFactor]) -> tuple:
-        states = {*self.carries.sites, *self.past.values()}
-        return tuple(in_order({axis for factor in factors for axis in factor.axes} - states))
-
-    def _loop(self, axes: tuple, renamed: dict, steps: list[LogFactor], start: list[LogFactor] | None, reverse: bool):
-        """Pass a message from step to step.
-
-        Args:
-            axes: What the message is over: choices outside, and states at the end that the loop has reached.
-            renamed: For states that a step leaves behind, those that it gets to: in the next step, these are those.
-            steps: Factors of a step.
-            start: Factors of the message before the loop; None: it is 0.
-            reverse: Whether to go through the steps backwards.
-
-        Returns:
-            The message after the loop, and factors over choices outside alone.
-        """
-        scene = self.scene
-        dims = self._dims()
-        axes = tuple(in_order(axes))
-        scene.num_states(axes)
-        backwards = start is None
-        reached = tuple(in_order(renamed.get(axis, axis) for axis in axes)) if backwards else axes
-        gone = {*self.carries.sites} if backwards else {*self.past.values()}
-        enters = axes if backwards else tuple(in_order(self.past.get(axis, axis) for axis in axes))
-        shape = scene.shape(axes, dims)
-        dtype = jnp.result_type(*(factor.raw.dtype for factor in [*steps, *(start or ())]))
-        init = jnp.zeros(shape, dtype) if backwards else self._table_of(start, axes, dims).astype(dtype)
-        varying = [factor for factor in steps if factor.varies]
-        fixed = [factor for factor in steps if not factor.varies]
-        large = lambda factor: len(gone) == 1 and factor.raw.size >= MATRIX_ELEMENTS
-        fixed = [factor.prepared(next(iter(gone))) if large(factor) else factor for factor in fixed]
-        aside: list[LogFactor] = []
-
-        def step(message, raws):
-            now = [dataclasses.replace(f, raw=raw, varies=False) for f, raw in zip(varying, raws, strict=True)]
-            found = [*fixed, *now, LogFactor(enters, dims, message)]
-            keep = {axis for factor in found for axis in factor.axes} - gone
-            left = scene.eliminate(found, keep)
-            ends = {*reached} & {*self.past.values(), *self.carries.sites}
-            rest = scene.merged([factor for factor in left if ends.isdisjoint(factor.axes)])
-            aside[:] = rest
-            new = self._table_of([factor for factor in left if not ends.isdisjoint(factor.axes)], reached, dims)
-            return new.astype(dtype), [factor.raw for factor in rest]
-
-        raws = [factor.raw for factor in varying]
-        body = jax.checkpoint(step, prevent_cse=False)
-        message, emitted = lax.scan(body, init, raws, self.view.length - 1, reverse=reverse)
-        outside = [dataclasses.replace(f, raw=raw.sum(0)) for f, raw in zip(aside, emitted, strict=True)]
-        return LogFactor(axes, dims, message), outside
-
-    def _dims(self) -> tuple:
-        found = {self.scene.dims_of(site) for site in self.carries.sites}
-        if len(found) > 1:
-            raise lanes_cross(self._place(self.carries.sites[0]))
-        return found.pop()
-
-    def _table_of(self, factors: Sequence[LogFactor], axes: tuple, dims: tuple):
-        """Multiply factors into one table."""
-        reduced = [self.scene.reduced(factor, dims) for factor in factors]
-        if any(factor is None for factor in reduced):
-            raise lanes_cross(self._place(self.carries.sites[0]))
-        shape = self.scene.shape(axes, dims)
-        return jnp.broadcast_to(self.scene.product(reduced, axes, dims), shape) if reduced else jnp.zeros(shape)
 
 
 def _at(x: Val, at: int):

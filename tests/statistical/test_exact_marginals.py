@@ -203,6 +203,41 @@ def factorial(theta, inputs):
     jax.lax.scan(step, (0, 1), inputs)
 
 
+@gen
+def scan_in_scan(theta, inputs):
+    """A chain that goes on through an inner loop and the next step of the outer one."""
+
+    def outer(z, x):
+        def inner(z, shift):
+            z = bernoulli(logits=theta[z] + x) @ "z"
+            normal(theta[1] * z + shift, 0.8) @ "y"
+            return z, None
+
+        z, _ = jax.lax.scan(inner, z, jnp.arange(2.0))
+        normal(theta[2] * z, 1.0) @ "w"
+        return z, None
+
+    jax.lax.scan(outer, 1, inputs)
+
+
+@gen
+def loops_apart(theta, inputs):
+    """A choice of an outer chain, and a chain of its own in each of its steps."""
+
+    def outer(top, x):
+        top = bernoulli(logits=theta[top] + x) @ "top"
+
+        def inner(z, shift):
+            z = bernoulli(logits=theta[z] + top) @ "z"
+            normal(theta[2] * z + shift, 0.8) @ "y"
+            return z, None
+
+        jax.lax.scan(inner, top, jnp.arange(2.0))
+        return top, None
+
+    jax.lax.scan(outer, 1, inputs, reverse=True)
+
+
 THETA = jnp.array([0.3, -0.8, 1.1])
 INPUTS = jnp.array([0.4, -1.0, 0.7])
 LANES = jnp.array([[0.4, -1.0], [0.1, 0.9]])
@@ -221,6 +256,8 @@ CASES = {
     "sequences": (sequences, {"y": (2, 2)}, {"top": 2, "kind": 2, "z": 2, "local": 2}, (LANES,)),
     "mixture_in_scan": (mixture_in_scan, {"y": (3,)}, {"top": 2, "k": 3}, (INPUTS,)),
     "counted": (counted, {"y": (3,)}, {"z": 3}, ()),
+    "scan_in_scan": (scan_in_scan, {"y": (3, 2), "w": (3,)}, {"z": 2}, (INPUTS,)),
+    "loops_apart": (loops_apart, {"y": (3, 2)}, {"top": 2, "z": 2}, (INPUTS,)),
     "factorial": (factorial, {"y": (3,)}, {"a": 2, "b": 2}, (INPUTS,)),
 }
 
