@@ -204,23 +204,6 @@ def factorial(theta, inputs):
 
 
 @gen
-def scan_in_scan(theta, inputs):
-    """A chain that goes on through an inner loop and the next step of the outer one."""
-
-    def outer(z, x):
-        def inner(z, shift):
-            z = bernoulli(logits=theta[z] + x) @ "z"
-            normal(theta[1] * z + shift, 0.8) @ "y"
-            return z, None
-
-        z, _ = jax.lax.scan(inner, z, jnp.arange(2.0))
-        normal(theta[2] * z, 1.0) @ "w"
-        return z, None
-
-    jax.lax.scan(outer, 1, inputs)
-
-
-@gen
 def loops_apart(theta, inputs):
     """A choice of an outer chain, and a chain of its own in each of its steps."""
 
@@ -256,7 +239,6 @@ CASES = {
     "sequences": (sequences, {"y": (2, 2)}, {"top": 2, "kind": 2, "z": 2, "local": 2}, (LANES,)),
     "mixture_in_scan": (mixture_in_scan, {"y": (3,)}, {"top": 2, "k": 3}, (INPUTS,)),
     "counted": (counted, {"y": (3,)}, {"z": 3}, ()),
-    "scan_in_scan": (scan_in_scan, {"y": (3, 2), "w": (3,)}, {"z": 2}, (INPUTS,)),
     "loops_apart": (loops_apart, {"y": (3, 2)}, {"top": 2, "z": 2}, (INPUTS,)),
     "factorial": (factorial, {"y": (3,)}, {"a": 2, "b": 2}, (INPUTS,)),
 }
@@ -574,6 +556,16 @@ def stacked():
     normal(1.0 * z.sum(), 1.0) @ "x"
 
 
+def loop_in_loop():
+    """A chain that goes on through an inner loop and the next step of the outer one."""
+
+    def inner(z, _):
+        z = bernoulli(jnp.where(z == 1, 0.2, 0.7)) @ "z"
+        return z, normal(1.0 * z, 1.0) @ "x"
+
+    jax.lax.scan(lambda z, _: jax.lax.scan(inner, z, None, length=2), 0, None, length=3)
+
+
 def branch():
     z = bernoulli(0.5) @ "z"
     k = jax.lax.cond(z == 1, lambda: bernoulli(0.2) @ "k", lambda: jnp.int32(0))
@@ -598,6 +590,7 @@ REFUSED = [
     (crossing, StrategyError, "all combinations"),
     (history, ControlFlowError, "more than its own last value"),
     (stacked, ControlFlowError, "stacked"),
+    (loop_in_loop, ControlFlowError, "more than its own last value"),
     (branch, ControlFlowError, "branch"),
     (continuous, StrategyError, "quadrature.*importance"),
     (infinite, StrategyError, "finite support"),
