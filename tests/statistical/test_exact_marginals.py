@@ -497,6 +497,24 @@ def test_a_chain_with_continuous_parameters_under_a_guide():
     assert_close(run(collapsed, {"y": ys}), run(by_hand, {}))
 
 
+@pytest.mark.parametrize("states", [3, 64])
+def test_jumps_before_a_sum_are_still_refused(states):
+    """Our own selections inside of the sum are trusted; those of the program are not."""
+
+    def model(loc_of):
+        def body(theta, n):
+            loc = loc_of(normal(jnp.zeros(states), 1.0) @ "loc")
+            long_hmm.inline({"transition": jnp.eye(states), "loc": loc}, n)
+
+        return marginal(gen(body), keep=("loc", "y"), method=EXACT)
+
+    guide = gen(lambda theta, *_: normal(theta * jnp.ones(states), 0.3) @ "loc")
+    run = lambda loc_of: ppl.grad(elbo(model(loc_of), guide))(jax.random.key(3), 0.5, {"y": jnp.ones(4)}, 4)
+    assert jnp.isfinite(run(jnp.tanh))
+    with pytest.raises(ppl.UnsoundGradientError, match="loc"):
+        run(lambda loc: jnp.where(loc > 0.5, 1.0, loc))
+
+
 def test_an_exact_marginal_as_a_guide():
     @gen
     def pair(a):
