@@ -35,7 +35,7 @@ from ppl.analysis.positions import (
     through,
 )
 from ppl.analysis.rules import axis_maps
-from ppl.primitives import call_p, choice_p, lane_shapes
+from ppl.primitives import call_p, choice_p, factor_p, lane_shapes
 
 Location = tuple[int, ...]
 
@@ -297,6 +297,8 @@ class Dependence:
         args = [flow.of(var) for var in eqn.invars]
         if eqn.primitive is choice_p:
             return self._choice(flow, eqn, here, args, context)
+        if eqn.primitive is factor_p:  # A mark on a density: it has no results.
+            return [], []
         holds = jaxprs.holds_choice(eqn)
         if not holds and not any(args):
             return [NONE] * len(eqn.outvars), [True] * len(eqn.outvars)

@@ -1,5 +1,6 @@
 """How a stochastic density is estimated: methods of [`marginal`][ppl.marginal] and [`normalize`][ppl.normalize]."""
 
+from ppl.methods.elimination import exact as exact
 from ppl.methods.importance import importance as importance
 from ppl.methods.quadrature import quadrature as quadrature
 from ppl.methods.resampling import Resampling as Resampling

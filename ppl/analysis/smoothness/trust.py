@@ -54,6 +54,9 @@ share, of `equinox.internal`."""
 _SELECTING = ("equinox",)
 """Packages whose comparisons are trusted (`PReLU`, adaptive pooling), but not the roundings that they are handed."""
 
+_OWN_SUMS = os.path.join(os.path.dirname(sys.modules["ppl"].__file__), "summation", "logs.py")
+"""Our own sums of exponentials, which select for the sake of what is -inf, and take out the largest."""
+
 _COMPARISONS = frozenset("lt le gt ge eq ne select_n is_finite while cond".split())
 
 
@@ -69,6 +72,8 @@ def _is_library(file: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _package(file: str) -> str | None:
+    if file == _OWN_SUMS:
+        return "ppl.summation"
     for name in (*_SOLVERS, *_SELECTING):
         root = getattr(sys.modules.get(name), "__file__", None)
         if root and file.startswith(os.path.join(os.path.dirname(root), "")):
@@ -122,7 +127,7 @@ def _is_integer(var) -> bool:
 def is_trusted_detachment(eqn) -> bool:
     """Tell whether JAX itself detaches a value, as `logsumexp` does with the largest one."""
     called = called_function(eqn)
-    return called is not None and not called[1].startswith(_LAX)
+    return (called is not None and not called[1].startswith(_LAX)) or _caller(eqn) == "ppl.summation"
 
 
 def is_harmless(eqn) -> bool:
