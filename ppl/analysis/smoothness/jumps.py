@@ -135,10 +135,9 @@ class _Jumps(Walk):
 
     def _choice(self, frame: Frame, index: int, eqn, args) -> Fact:
         own = Sites([(*frame.location, index)]) if _is_continuous(eqn) else Sites()
-        strategy = eqn.params["strategy"]
-        if strategy is None or strategy.mode != "path":
-            return Fact(own) if own else NOTHING
-        fact = union(args)
+        strategy, fact = eqn.params["strategy"], union(args)
+        if strategy is None or strategy.mode != "path":  # Its law jumps where its parameters do.
+            return Fact(own, fact.broken) if own or fact.broken else NOTHING
         return Fact(fact.smooth | own, fact.broken)
 
 
