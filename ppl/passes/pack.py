@@ -26,7 +26,7 @@ def flatten(body: jaxprs.Body, digests: Mapping[tuple[int, ...], int]) -> jaxprs
     """Write out the nested calls and jits that make choices or hold densities."""
     if not any(eqn.primitive in (call_p, jaxprs.jit_p) and speaks(eqn) for eqn in body.eqns):
         return body
-    walk = Vectorise(Task(frozenset(), set(), digests), flat=True, frozen=True)
+    walk = Vectorise(Task(frozenset(), digests), flat=True, frozen=True)
     return jaxprs.restage(lambda *args: walk.run(body, args), jaxprs.in_shapes(body))
 
 

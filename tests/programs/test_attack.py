@@ -77,7 +77,20 @@ def loops(p):
     return terms.sum() * last + jnp.prod(jax.vmap(lane)(p))
 
 
-@pytest.mark.parametrize("program", [shapes, loops])
+@gen
+def part(p):
+    z = normal(p[0], 1.0) @ "z"
+    normal(z * jnp.ones(2), jnp.exp(p[1])) @ "x"
+
+
+def nested(p):
+    """Call a program within another one, jitted."""
+    called = gen(lambda p: (part(p) @ "part", jax.jit(lambda p: part.inline(p))(p), None)[2])
+    trace = simulate(called)(p)
+    return trace.log_density * trace["part", "z"] + trace["x"].sum()
+
+
+@pytest.mark.parametrize("program", [shapes, loops, nested])
 def test_pathwise_programs_agree_with_seed(program):
     p = jnp.array([0.3, -0.2, 0.5])
     plain = seed(program)
@@ -185,6 +198,35 @@ def test_a_law_may_jump_where_no_derivative_moves_it():
     gradients = jax.jit(jax.vmap(ppl.grad(fixed), (0, None)))(jax.random.split(KEY, 200), 0.3)
     assert set(np.round(np.unique(gradients), 12)) == {0.2, 0.7}
     assert round(float(ppl.grad(detached)(KEY, 0.3)), 12) in (0.2, 0.7)
+
+
+FROM_KEYS = {
+    "normal": lambda t: jax.random.normal(ppl.fresh_key()) > t,
+    "bernoulli": lambda t: jax.random.bernoulli(ppl.fresh_key(), t),
+    "bits": lambda t: jax.random.bits(ppl.fresh_key()) / 2.0**32 > t,
+    "split": lambda t: lax.scan(lambda c, k: (c | (jax.random.uniform(k) < t), None), False, keys_of_three())[0],
+}
+
+
+def keys_of_three():
+    return jax.random.split(ppl.fresh_key(), 3)
+
+
+@pytest.mark.parametrize("event", FROM_KEYS.values(), ids=FROM_KEYS)
+def test_noise_from_a_fresh_key_may_not_place_a_jump_that_a_derivative_moves(event):
+    with pytest.raises(UnsoundGradientError, match="depends on fresh_key"):
+        ppl.grad(lambda t: jnp.where(event(t), 1.0, 0.0))(KEY, 0.3)
+
+
+def test_noise_from_a_fresh_key_may_decide_what_no_derivative_moves():
+    def program(t):
+        dropped = jnp.where(jax.random.bernoulli(ppl.fresh_key(), 0.5, (3,)), t, 0.0).sum()
+        shuffled = jax.random.permutation(ppl.fresh_key(), jnp.array([1.0, 2.0, 3.0]))  # Discrete noise.
+        return dropped + jnp.where(shuffled > t, t, 0.0).sum() + jax.nn.relu(jax.random.normal(ppl.fresh_key())) * t
+
+    gradients = np.array([ppl.grad(program)(jax.random.key(i), 0.3) for i in range(8)])
+    assert (gradients >= 3).all()
+    assert len(set(gradients)) > 2
 
 
 # --- Predictions, and what errors say ---------------------------------------------------------------------------------
