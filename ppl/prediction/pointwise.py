@@ -27,9 +27,9 @@ class Pointwise(Run):
         """Return the interpreter for a nested body."""
         return Pointwise(self.places, given, location, self.prefix, dict(self.subsamples))
 
-    def _add(self, path, log_prob, is_given: bool, known) -> None:
-        super()._add(path, log_prob, is_given, known)
-        if not self.places[self.here].branches:
+    def _add(self, path, log_prob, is_given: bool, known, weight) -> None:
+        super()._add(path, log_prob, is_given, known, weight)
+        if self.here in self.places and not self.places[self.here].branches:
             self.fresh[path] = log_prob
 
     def _record(self, path, record) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ppl._errors import StrategyError, user_source
 from ppl.strategies.baseline import Baseline
 from ppl.strategies.protocol import Strategy
 
@@ -29,6 +30,16 @@ class reinforce(Strategy):  # noqa: N801
     mode = "score"
 
     baseline: Baseline | None = None
+
+    def __post_init__(self):
+        if not (self.baseline is None or isinstance(self.baseline, Baseline)):
+            raise StrategyError(
+                "`reinforce(baseline=...)` takes a baseline.",
+                where=user_source(),
+                expected="a baseline object, such as `constant(0.5)`",
+                got=repr(self.baseline),
+                remedy="call the class with its arguments; a number b is `constant(b)`",
+            )
 
     def __str__(self) -> str:
         return "reinforce" if self.baseline is None else f"reinforce({self.baseline!r})"

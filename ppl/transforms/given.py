@@ -85,7 +85,7 @@ def _check_value(name: str, path: Path, places: Mapping[Path, Place], leaf: Any)
 def _as_array(name: str, path: Path, place: Place, value: Any) -> jax.Array:
     try:
         return jnp.asarray(value)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: None, and ragged lists.
         raise AddressError(
             f'The value given at "{show(path)}" of `{name}` is not an array.',
             where=f'"{show(path)}" at {place.eqn.params["source"]}',

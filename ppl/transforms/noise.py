@@ -30,12 +30,16 @@ class Noise:
         """Return what is added to the score of a choice, or None."""
         return None
 
+    def named(self, location: Location) -> str:
+        """Say which choice stands at a location."""
+        return f"the choice at {location}"
+
     def refuse(self, location: Location) -> StrategyError:
         """Build the error for a choice that would have to be drawn again."""
         return StrategyError(
             "A strategy evaluates its costs for several values, and a choice that depends on them draws noise.",
             expected="an oracle of finite noise, which lists every draw once",
-            got=f"the choice at {location} drawn anew for each value",
+            got=f"{self.named(location)} drawn anew for each value",
             remedy="use `enum()` for the later choice, or estimate with `ppl.grad` over many keys",
         )
 
@@ -139,6 +143,12 @@ class ShapeNoise(Noise):
 
     places: Mapping[Location, Place]
     sites: dict[Location, Site] = dataclasses.field(default_factory=dict)
+
+    def named(self, location: Location) -> str:
+        """Say which choice stands at a location."""
+        place = self.places[location]
+        path = "/".join([*place.prefix, place.eqn.params["label"]])
+        return f"{path!r} at {place.eqn.params['source']}"
 
     def key_at(self, location: Location):
         """Refuse choices that draw continuous noise."""

@@ -4,6 +4,7 @@ The mean of 1[x > t] over a continuous x is smooth in t, but its derivative is t
 of the sampled value shows it: under any strategy of x the gradient in t would be 0. So a value that carries a
 derivative may not enter a comparison, a rounding, an order or an edge of a support together with a continuous choice.
 Alone it may (a jump at one point has no weight), and with discrete choices, whose sums are differentiated term by term.
+The floats that a program draws from a fresh key are continuous choices, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 
 from ppl import jaxprs
@@ -21,6 +23,7 @@ from ppl.analysis.smoothness.frames import NOTHING, Break, Fact, Frame, Sites, i
 from ppl.analysis.smoothness.paths import Path, make_path
 from ppl.interpreter import Interpreter, Place
 from ppl.primitives import choice_p, density_p, guard_p
+from ppl.specs import FreshKey
 
 _ROUNDINGS = {"floor", "ceil", "round", "sign", "rem", "nextafter", "atan2", "tan"}
 _ORDERS = {"argmax", "argmin", "sort", "top_k", "approx_top_k"}
@@ -56,7 +59,7 @@ class Jump:
 
 def find_jumps(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence[bool]) -> dict[Location, Jump]:
     """List the equations whose jumps reach a result, by location."""
-    if not any(_is_continuous(place.eqn) for place in places.values()) or not _may_jump(body):
+    if not any(_is_continuous(place.eqn) or _is_key(place.eqn) for place in places.values()) or not _may_jump(body):
         return {}
     walk = _Jumps()
     outs = walk.body(Frame(body, ()), [NOTHING] * len(body.invars))
@@ -80,6 +83,10 @@ def _is_continuous(eqn) -> bool:
     return not (spec.silent or spec.family.discrete or (strategy is not None and strategy.unchecked))
 
 
+def _is_key(eqn) -> bool:
+    return isinstance(eqn.params["spec"], FreshKey)
+
+
 def _may_jump(body: jaxprs.Body) -> bool:
     """Tell whether there is an equation that could be one: most programs have none, and need no walk."""
     return any(_is_suspect(eqn) or any(map(_may_jump, jaxprs.inner_bodies(eqn))) for eqn in body.eqns)
@@ -94,6 +101,12 @@ def _is_suspect(eqn) -> bool:
     return name in _ROUNDINGS | _ORDERS | _COMPARISONS and is_inexact(eqn.invars[0])
 
 
+def _is_bits(var) -> bool:
+    """Tell keys and unsigned numbers; signed ones and truth values made from them are discrete noise."""
+    dtype = var.aval.dtype
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key) or jnp.issubdtype(dtype, jnp.unsignedinteger)
+
+
 class _Jumps(Walk):
     """Follow all continuous choices; every jump has an entry of its own, named by choice and location."""
 
@@ -101,14 +114,21 @@ class _Jumps(Walk):
         super().__init__()
         self.operands: dict[Location, tuple[int, ...]] = {}
         self.calls: dict[int, Location] = {}  # By identity of the equation.
+        self.keys: set[Location] = set()
 
     def _plain(self, frame: Frame, eqn, args) -> list[Fact]:
-        """A result that is no float moves by jumps only."""
+        """A result that is no float moves by jumps only, but keys and their bits become noise of floats."""
         outs = super()._plain(frame, eqn, args)
-        return [
-            out if is_inexact(var) or not out.smooth else Fact(Sites(), out.broken)
-            for var, out in zip(eqn.outvars, outs, strict=True)
-        ]
+        smooth = union(args).smooth if self.keys else Sites()
+        noise = smooth & self.keys if eqn.primitive.name != "sort" else Sites()
+        return [self._kept(var, out, noise) for var, out in zip(eqn.outvars, outs, strict=True)]
+
+    def _kept(self, var, out: Fact, noise: Sites) -> Fact:
+        if is_inexact(var):
+            lost = (out.smooth & self.keys) - noise
+            return Fact(out.smooth - lost, out.broken) if lost else out
+        kept = noise if _is_bits(var) else Sites()
+        return Fact(kept, out.broken) if kept or out.smooth else out
 
     def _broken(self, frame: Frame, eqn, found: tuple[str, list[int]], fact: Fact) -> Fact:
         """A value that has jumped goes on moving with the choice in between."""
@@ -134,11 +154,13 @@ class _Jumps(Walk):
         return super()._call(frame, index, eqn, body, args)
 
     def _choice(self, frame: Frame, index: int, eqn, args) -> Fact:
-        own = Sites([(*frame.location, index)]) if _is_continuous(eqn) else Sites()
-        strategy = eqn.params["strategy"]
-        if strategy is None or strategy.mode != "path":
-            return Fact(own) if own else NOTHING
-        fact = union(args)
+        site = (*frame.location, index)
+        if _is_key(eqn):
+            self.keys.add(site)
+        own = Sites([site]) if _is_continuous(eqn) or _is_key(eqn) else Sites()
+        strategy, fact = eqn.params["strategy"], union(args)
+        if strategy is None or strategy.mode != "path":  # Its law jumps where its parameters do.
+            return Fact(own, fact.broken) if own or fact.broken else NOTHING
         return Fact(fact.smooth | own, fact.broken)
 
 
