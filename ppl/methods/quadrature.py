@@ -13,6 +13,7 @@ import numpy as np
 
 from ppl import choicemap, jaxprs
 from ppl._errors import ControlFlowError, PPLError, StrategyError, user_source
+from ppl.analysis.smoothness.jumps import find_jumps
 from ppl.choicemap import Path, show
 from ppl.generative import GenerativeFunction
 from ppl.interpreter import Place
@@ -22,6 +23,7 @@ from ppl.stochastic.primitive import stochastic_p
 from ppl.stochastic.rules import Nodes, rule_of
 from ppl.transforms.assess import assess
 from ppl.transforms.given import check_given
+from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.layout import addressed, trace_shape
 from ppl.transforms.marginal import Marginalisation
 from ppl.transforms.programs import list_places, source_of
@@ -102,6 +104,8 @@ class quadrature:  # noqa: N801 - written like a call in programs: `ppl.methods.
         auxiliary = {path: place for path, place in program.by_path.items() if path not in given}
         if not auxiliary:
             return assess(problem.gf)(kept, *args)[0]
+        args = _guarded(problem, kept, args)
+        program = _Staged(problem.gf, args)
         if problem.proposal is None:
             nodes, log_weights = self._grid(auxiliary)
             at = lambda nodes: program.at(nodes, given)[1]
@@ -134,6 +138,19 @@ class quadrature:  # noqa: N801 - written like a call in programs: `ppl.methods.
 
     def _axis(self, place: Place) -> Nodes:
         return rule_of(place.eqn.params["spec"]).nodes(self.points, place.eqn.outvars[0].aval.dtype)
+
+
+def _guarded(problem: Marginalisation, kept: Any, args: tuple) -> tuple:
+    """Refuse derivatives with respect to arguments if an auxiliary choice decides where the density jumps.
+
+    A sum over fixed nodes has jumps at places that move, whose share the derivative of the sum does not have.
+    """
+    body = jaxprs.stage(lambda kept, *inner: problem.fresh_weight(kept, inner), (kept, *args))[0].body
+    jumps = find_jumps(body, list_places(body)[0], [False] * len(body.outvars))
+    if not jumps:
+        return args
+    leaves, layout = jaxprs.split(args)
+    return layout.join(forbid_tangents(leaves, next(iter(jumps.values())).error))
 
 
 class _Staged:

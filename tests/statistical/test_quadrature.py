@@ -374,3 +374,15 @@ def test_a_proposal_of_other_choices():
     wrong = integrated(noisy, 5, proposal=gen(lambda kept, mean: normal(mean, 1.0) @ "v"))
     with pytest.raises(ppl.AddressError, match='"v"'):
         wrong.simulate(jax.random.key(0), 0.3)
+
+
+def test_a_jump_that_moves_is_refused():
+    @gen
+    def threshold(t):
+        z = normal(0.0, 1.0) @ "z"
+        bernoulli(jnp.where(z > t, 0.2, 0.7)) @ "b"
+
+    program = ppl.marginal(threshold, keep="b", method=ppl.methods.quadrature(8))
+    assert jnp.isfinite(program.log_density({"b": 1}, 0.3))
+    with pytest.raises(ppl.UnsoundGradientError, match="moves a jump"):
+        jax.grad(lambda t: program.log_density({"b": 1}, t))(0.3)
