@@ -25,7 +25,7 @@ def hashed(key: Any) -> Any:
         >>> import jax
         >>> key = jax.random.fold_in(jax.random.key(0), 1)
         >>> first, second = jax.random.key_data(key)
-        >>> bool(jax.random.bits(hashed(key)) == first ^ second)
+        >>> bool(jax.random.bits(hashed(key), dtype="uint32") == first ^ second)
         True
         >>> bool((jax.random.bits(hashed(key), (3,)) == jax.random.bits(key, (3,))).all())
         True

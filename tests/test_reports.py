@@ -595,7 +595,7 @@ def test_refusals_are_shown_with_their_reason():
     tried = {"bernoulli": [leave_one_out(3), pathwise()]}
     report = gradient_variance(program, alternatives=tried)(jr.key(5), 0.3, samples=20)
     refused = {other.strategy: other.refused for other in report.shares[1].alternatives}
-    assert "enumerated one" in refused["leave_one_out(samples=3)"]
+    assert refused["leave_one_out(samples=3)"] is None
     assert refused["pathwise"] == "a discrete value has no derivative"
     assert refused["enum"] is None
     assert "refused: a discrete value has no derivative" in " ".join(str(report).split())

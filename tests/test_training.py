@@ -335,7 +335,7 @@ KILLED = """
     def train(name):
         def f(p, batch):
             return -jnp.mean((p[:5] + normal(0.0, 1.0).sample() - batch) ** 2) - jnp.mean(p**2)
-        fit = maximize(f, jnp.ones(100_000), jnp.ones((7, 5)), optax.adam(0.1), steps=30, batch_size=2, chunk=1,
+        fit = maximize(f, jnp.ones(100_000), jnp.ones((7, 5)), optax.adam(0.1), steps=120, batch_size=2, chunk=1,
                        key=jax.random.key(3), checkpoint=folder / name, resume=True)
         print(hashlib.sha256(fit.params.tobytes() + fit.history["value"].tobytes()).hexdigest(), flush=True)
 

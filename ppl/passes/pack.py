@@ -53,7 +53,7 @@ def pack(
         >>> cost = lambda x: sum(ppl.normal(float(i), 1.0).log_prob(x[i]) for i in range(4))
         >>> body = restage(cost, [jax.numpy.zeros(4)])
         >>> [eqn.primitive.name for eqn in pack(body, {}).eqns]
-        ['log_density', 'reduce_sum']
+        ['log_density', 'reduce_sum', 'add']
     """
     if any(eqn.effects for eqn in body.eqns):
         return body

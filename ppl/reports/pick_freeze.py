@@ -36,6 +36,10 @@ class SwappedNoise(KeyNoise):
         own = jax.random.fold_in(jnp.where(from_other, self.other, self.key), self.digests[location])
         return functools.reduce(jax.random.fold_in, self.steps, own)
 
+    def group_keys(self, members: tuple[Location, ...]):
+        """Return the keys of choices that are drawn together, stacked: each from its own side."""
+        return jnp.stack([self.key_at(member) for member in members])
+
     def enter(self, extra: Any) -> SwappedNoise:
         """Return the source for one step."""
         return dataclasses.replace(self, steps=(*self.steps, extra), groups={})

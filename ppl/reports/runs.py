@@ -198,7 +198,7 @@ def shares(runs: Runs, group: Mapping[Location, int], count: int, pairs: Pairs, 
     """
     prepared = dataclasses.replace(runs, program=prepare(runs.program, [False]))
     gradient, digests = prepared.gradient(), prepared.program.digests
-    same = prepared.program is runs.program
+    same = prepared.program.staged.body is runs.program.staged.body
     by_site = group if same else _groups_after(runs.program, prepared.program, group)
 
     draws = Draws({}, plan_draws(prepared.program.staged.body).steps)  # Each choice by itself: their keys differ.

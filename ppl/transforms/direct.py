@@ -238,7 +238,7 @@ class _Main:
         if common or key is None:  # An oracle of finite noise has the noise of the first evaluation only.
             return None
         fresh = jax.random.fold_in(key, next(calls)) if noise_key is None else noise_key
-        return dataclasses.replace(self.noise, key=fresh, groups={})
+        return dataclasses.replace(self.noise, key=fresh, groups={}, roots=None)
 
     def _cost(self, along, site, shape, value, fresh, where, steps):
         backwards = {scan: self.plan.is_reverse(scan) for scan in steps}

@@ -85,6 +85,10 @@ class KeyNoise(Noise):
             lambda keys, step: jax.vmap(jax.random.fold_in, (0, None))(keys, step), self.steps, roots
         )
 
+    def group_keys(self, members: tuple[Location, ...]):
+        """Return the keys of choices that are drawn together, stacked."""
+        return self._keys([self.digests[member] for member in members])
+
     def rooted(self, drawn: Iterable[Location]) -> KeyNoise:
         """Fold the keys of all choices that are drawn at once, those that are drawn together side by side."""
         order: dict[Location, None] = {}
@@ -106,8 +110,7 @@ class KeyNoise(Noise):
         if members is None or not is_counter_based(self.key):
             return OwnKey(self.key_at(location))
         if members not in self.groups:
-            digests = [self.digests[member] for member in members]
-            self.groups[members] = Group(lambda: self._keys(digests))
+            self.groups[members] = Group(lambda: self.group_keys(members))
         return Member(self.groups[members], members.index(location), lambda: self.key_at(location))
 
     def draw(self, location: Location, view: View):
