@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -128,8 +129,9 @@ def _is_guide_call(gf: GenerativeFunction, args: tuple) -> bool:
     if len(args) < 2 or not isinstance(args[1], Mapping):
         return False
     try:
-        addresses = gf.addresses(args[0], *args[2:])
+        inspect.signature(gf.function).bind(args[0], *args[2:])
     except TypeError:  # The program takes other arguments: those that were given, to be called with them.
         return False
+    addresses = gf.addresses(args[0], *args[2:])
     given = choicemap.flatten(args[1])
     return bool(given) and all(choicemap.show(path) in addresses for path in given)
