@@ -532,3 +532,19 @@ def test_lanes_of_vectors_beside_a_batch_of_matrices():
     found = jax.vmap(lambda m: ppl.multivariate_normal(m, matrices).log_prob(jnp.zeros(3)))(jnp.asarray(means))
     expected = log_normal(0.0, means[:, None], scales[None, :, None]).sum(-1)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_sums_of_rows_are_merged_inside_a_sum_that_stands_alone():
+    weights = jnp.arange(1.0, 13.0).reshape(3, 4) / 5
+
+    def objective(theta):
+        coins = ppl.bernoulli(jax.nn.sigmoid(theta * weights), grad=ppl.enum()).sample()
+        rows = jnp.sum(coins * weights, axis=1) + jnp.sum(jnp.cos(1.0 * coins), axis=1)
+        return 2.0 - jnp.sum(rows)
+
+    def mean(theta):
+        p = jax.nn.sigmoid(theta * weights)
+        return 2.0 - jnp.sum(p * (weights + jnp.cos(1.0)) + (1 - p))
+
+    found = ppl.value_and_grad(objective)(KEY, 0.3)
+    np.testing.assert_allclose(found, jax.value_and_grad(mean)(0.3), rtol=1e-12)
