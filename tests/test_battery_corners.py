@@ -16,6 +16,7 @@ from jax import lax
 import ppl
 from estimators import leave_one_out, leave_one_out_lanes, mvd, reinforce
 from ppl import gen, normal
+from ppl.reports import costs
 from tests import test_passes as passes
 from tests.cases import THETA
 from tests.statistical.test_strategies import flips
@@ -548,3 +549,57 @@ def test_sums_of_rows_are_merged_inside_a_sum_that_stands_alone():
 
     found = ppl.value_and_grad(objective)(KEY, 0.3)
     np.testing.assert_allclose(found, jax.value_and_grad(mean)(0.3), rtol=1e-12)
+    assert costs(ppl.value_and_grad(objective))(KEY, 0.3).equations <= 42  # 39; each sum by itself: 51.
+
+
+def test_a_thousand_operations_before_each_density_are_walked_without_a_thousand_frames():
+    def objective(params):
+        total = 0.0
+        for i in range(6):
+            z = normal(params[i], 1.0).sample()
+            for _ in range(1_100):
+                z = z * 0.9999
+            total = total + normal(0.0, 1.0).log_prob(z)
+        return total
+
+    found = ppl.value_and_grad(objective)(KEY, jnp.arange(6.0))
+    plain = jax.value_and_grad(ppl.seed(objective), argnums=1)(KEY, jnp.arange(6.0))
+    for ours, theirs in zip(found, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_a_stochastic_density_all_of_whose_choices_are_given_is_generated_and_updated():
+    @gen
+    def pair(p):
+        z = ppl.bernoulli(p) @ "z"
+        ppl.bernoulli(0.2 + 0.5 * z) @ "x"
+
+    kept = ppl.marginal(pair, keep="x", method=ppl.methods.exact())
+    trace, log_weight = kept.generate(KEY, {"x": 1}, 0.3)
+    np.testing.assert_allclose(log_weight, np.log(0.7 * 0.2 + 0.3 * 0.7), rtol=1e-12)
+    moved, log_ratio, _ = kept.update(KEY, trace, {"x": 0})
+    np.testing.assert_allclose(moved.log_density, np.log(0.7 * 0.8 + 0.3 * 0.3), rtol=1e-12)
+    np.testing.assert_allclose(log_ratio, moved.log_density - log_weight, rtol=1e-12)
+
+
+def test_direct_strategies_of_vectors_in_a_scan_and_below_an_enumerated_choice():
+    """The mean of x[0] of a Dirichlet is a[0] / sum(a)."""
+    weights = jnp.array([1.0, 2.0, 4.0])
+
+    def objective(a):
+        coin = ppl.bernoulli(0.25, grad=ppl.enum()).sample()
+        below = ppl.dirichlet(jnp.stack([a + coin, 2.0, 1.0]), grad=leave_one_out(2)).sample()
+
+        def step(total, w):
+            x = ppl.dirichlet(jnp.stack([a, 2.0, 3.0]), grad=leave_one_out(2)).sample()
+            return total + w * x[0], None
+
+        return lax.scan(step, 0.0, weights)[0] + below[0]
+
+    def mean(a):
+        return weights.sum() * a / (a + 5) + 0.75 * a / (a + 3) + 0.25 * (a + 1) / (a + 4)
+
+    gradients = jax.jit(jax.vmap(lambda key: ppl.grad(objective)(key, 1.5)))(jr.split(KEY, 4_000))
+    error = gradients.std() / np.sqrt(len(gradients))
+    assert 0 < error < 0.1
+    assert abs(gradients.mean() - jax.grad(mean)(1.5)) < 4.5 * error
