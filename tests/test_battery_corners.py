@@ -583,7 +583,7 @@ def test_a_stochastic_density_all_of_whose_choices_are_given_is_generated_and_up
 
 
 def test_direct_strategies_of_vectors_in_a_scan_and_below_an_enumerated_choice():
-    """The mean of x[0] of a Dirichlet is a[0] / sum(a)."""
+    """The mean of x[0] of a Dirichlet is a[0] / sum(a), whatever the concentration: that waits for the carry here."""
     weights = jnp.array([1.0, 2.0, 4.0])
 
     def objective(a):
@@ -591,7 +591,7 @@ def test_direct_strategies_of_vectors_in_a_scan_and_below_an_enumerated_choice()
         below = ppl.dirichlet(jnp.stack([a + coin, 2.0, 1.0]), grad=leave_one_out(2)).sample()
 
         def step(total, w):
-            x = ppl.dirichlet(jnp.stack([a, 2.0, 3.0]), grad=leave_one_out(2)).sample()
+            x = ppl.dirichlet((1 + total) * jnp.stack([a, 2.0, 3.0]), grad=leave_one_out(2)).sample()
             return total + w * x[0], None
 
         return lax.scan(step, 0.0, weights)[0] + below[0]
