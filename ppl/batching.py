@@ -18,6 +18,7 @@ from jax import lax
 from ppl import jaxprs
 from ppl.interpreter import Interpreter
 from ppl.primitives import call_p, choice_p, factor_p
+from ppl.shared_operands import SharedWalk
 from ppl.stochastic.primitive import rewritten, stochastic_p
 from ppl.value_checks import check_p, checking
 
@@ -65,6 +66,10 @@ class _Mask(Rebind):
     def __init__(self, mask, guard):
         super().__init__(())
         self.mask, self.guard = mask, guard
+
+    def run_shared(self, body, args, shared):
+        """Evaluate a body some of whose arguments have one value for all lanes: these are not written out by lane."""
+        return SharedWalk(self.mask, guard_branch, self.equation).run(body, args, shared)
 
     def equation(self, eqn, values):
         """Check values only where the branch is taken, also in bodies that make no choice."""
@@ -148,13 +153,14 @@ def _cond_batch(original, axis_data, values, dims, *, branches, **params):
         return original(axis_data, values, dims, branches=branches, **params)
     identity = next(_fresh_guard)
     in_axes = [dim for dim in dims]
+    shared = [dim is None for dim in dims[1:]]
 
     def lane(index, *operands):
         outs = []
         for number, body in enumerate(bodies):
             taken = index.astype(np.int32) == number
-            guarded = [guard_branch(taken, operand) for operand in operands]
-            outs.append(_Mask(taken, (identity, number, len(bodies))).run(body, guarded))
+            guarded = [x if one else guard_branch(taken, x) for x, one in zip(operands, shared, strict=True)]
+            outs.append(_Mask(taken, (identity, number, len(bodies))).run_shared(body, guarded, shared))
         return [_select(index, results) for results in zip(*outs, strict=True)]
 
     outs = jaxprs.map_axis(axis_data, lane, in_axes, values)
