@@ -41,10 +41,11 @@ class SharedWalk:
         taken: Whether the lane takes the branch.
         guard: Cuts off the derivative of a value where the branch is not taken.
         evaluate: Evaluates an equation none of whose operands is shared.
+        enter: Evaluates a cond, or what makes choices, given which operands are shared; None if it cannot.
     """
 
-    def __init__(self, taken, guard: Callable[[Any, Any], Any], evaluate: Callable[[Any, Sequence], list]):
-        self.taken, self.guard, self.evaluate = taken, guard, evaluate
+    def __init__(self, taken, guard: Callable[[Any, Any], Any], evaluate: Callable, enter: Callable):
+        self.taken, self.guard, self.evaluate, self.enter = taken, guard, evaluate, enter
 
     def run(self, body: jaxprs.Body, args: Sequence, shared: Sequence[bool]) -> list:
         """Evaluate a body, given which arguments are the same for all lanes; no result is shared any more."""
@@ -67,12 +68,16 @@ class SharedWalk:
         return [read(var) for var in body.outvars]
 
     def _equation(self, eqn, pairs: Sequence[tuple[Any, Kind]]) -> list[tuple[Any, Kind]]:
-        name, kinds = eqn.primitive.name, {kind for _, kind in pairs}
-        if Kind.SHARED not in kinds or jaxprs.holds_choice(eqn):
-            made = Kind.LANE if Kind.LANE in kinds or jaxprs.holds_choice(eqn) else Kind.INERT
-            return [(out, made) for out in self.evaluate(eqn, [self._own(*pair) for pair in pairs])]
+        name, kinds, special = eqn.primitive.name, {kind for _, kind in pairs}, jaxprs.holds_choice(eqn)
+        if Kind.SHARED not in kinds:
+            made = Kind.LANE if Kind.LANE in kinds or special else Kind.INERT
+            return [(out, made) for out in self.evaluate(eqn, [value for value, _ in pairs])]
         if eqn.primitive is jaxprs.jit_p:
             return self._walk(jaxprs.read_call(eqn), pairs)
+        if special or (eqn.primitive is jaxprs.cond_p and pairs[0][1] is Kind.LANE):
+            outs = self.enter(eqn, [value for value, _ in pairs], [kind for _, kind in pairs])
+            outs = self.evaluate(eqn, [self._own(*pair) for pair in pairs]) if outs is None else outs
+            return [(out, Kind.LANE) for out in outs]
         if name not in _PRODUCTS | _SUMS | _MOVES:
             return [(out, Kind.LANE) for out in self.evaluate(eqn, [self._own(*pair) for pair in pairs])]
         if Kind.LANE not in kinds:

@@ -1,7 +1,8 @@
 """Windows on a canvas: reading and writing them, differentiable in where they are.
 
-This is the spatial transformer of Jaderberg et al. 2015 (equation 5, bilinear) without rotation, which falls apart into
-one matrix for the rows and one for the columns. Each entry is a tent max(0, 1 - distance): continuous in place and size.
+This is the spatial transformer of Jaderberg et al. 2015 (equation 5, bilinear) without rotation, which falls apart
+into one matrix for the rows and one for the columns. Each entry is a tent max(0, 1 - distance): continuous in place and
+size.
 """
 
 import jax.numpy as jnp

@@ -111,11 +111,15 @@ class Demand:
         for index in range(len(self.body.eqns) - 1, -1, -1):
             eqn = self.body.eqns[index]
             if self.terms.needs(eqn):
-                asked = self._of_operands(index, eqn, self._of_results(index, eqn))
+                whole = self._of_results(index, eqn)
+                if whole is None:
+                    continue
+                asked = self._of_operands(index, eqn, whole)
                 for var, states in zip(eqn.invars, asked, strict=True):
-                    self._use(var, states)
-                if any(asked):
-                    self.asked[index] = asked
+                    if states is not None:
+                        self._use(var, states)
+                if any(asked):  # Of an operand that counts nowhere any value will do.
+                    self.asked[index] = [whole if states is None else states for states in asked]
         return self
 
     # Predicates.
@@ -181,21 +185,21 @@ class Demand:
             before = self.uses.get(var)
             self.uses[var] = states if before is None else dict(before.items() & states.items())
 
-    def _of_results(self, index: int, eqn) -> States:
-        """Say where the results are asked for; where bodies are entered and where choices are made, everywhere."""
+    def _of_results(self, index: int, eqn) -> States | None:
+        """Say where the results count; those of choices and of bodies that are entered everywhere; None: nowhere."""
         is_made = eqn.primitive is choice_p and (*self.location, index) in self.plan.modes
         is_entered = (index, 0) in self.flow.inner and index not in self.calls
         if is_made or is_entered or any(var in self.terms.charged for var in eqn.outvars):
             return {}
         used = [set(self.uses[var].items()) for var in eqn.outvars if var in self.uses]
-        return dict(set.intersection(*used)) if used else {}
+        return dict(set.intersection(*used)) if used else None
 
-    def _of_operands(self, index: int, eqn, whole: States) -> list[States]:
-        """Say where operands are asked for by an equation whose results are asked for at some states."""
+    def _of_operands(self, index: int, eqn, whole: States) -> list[States | None]:
+        """Say where operands count in an equation whose results are asked for at some states; None: nowhere."""
         count, params = len(eqn.invars), eqn.params
         if index in self.calls:
             call = self.calls[index].find([whole] * len(eqn.outvars))
-            return [call.uses.get(var, whole) for var in call.body.invars]
+            return [call.uses.get(var) for var in call.body.invars]
         own: list[States] = [{}] * count
         if eqn.primitive.name == "select_n":
             which = self._read(eqn.invars[0])
@@ -205,7 +209,8 @@ class Demand:
             made = {} if mask is None else mask.states_of(True)
             given = len(params["spec"].names) + (eqn.primitive is density_p)
             own = [made] * given + [{}] * (count - given)
-        return [{**whole, **states} for states in own]
+        clash = lambda states: any(whole.get(site, state) != state for site, state in states.items())
+        return [None if clash(states) else {**whole, **states} for states in own]
 
 
 def demand(plan: Plan, body: jaxprs.Body, flow: Flow, terms: Terms, location: Location) -> dict[int, list[States]]:
