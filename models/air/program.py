@@ -118,7 +118,7 @@ def canvases(config: Config) -> tuple[Canvases, Canvases]:
 
 
 def fit(strategy: str, config: Config, images: Float[Array, "n side side"], context: Context) -> ppl.Result:
-    """Maximise the mean bound of minibatches, presence differentiated by a strategy; all start from the same weights."""
+    """Maximise the mean bound of minibatches by a strategy for presence; all strategies start from the same weights."""
     init_key, fit_key = jr.split(context.key)
     objective = of_batch(objective_of(strategy, config.steps_of_guide, config.particles))
     return ppl.maximize(
