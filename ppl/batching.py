@@ -17,7 +17,8 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl.interpreter import Interpreter
-from ppl.primitives import call_p, choice_p, factor_p
+from ppl.primitives import call_p, choice_p, density_p, factor_p
+from ppl.shared_operands import Kind, SharedWalk
 from ppl.stochastic.primitive import rewritten, stochastic_p
 from ppl.value_checks import check_p, checking
 
@@ -62,15 +63,28 @@ class _Deepen(Rebind):
 class _Mask(Rebind):
     """Give every choice a mask: it is made only where the branch is taken."""
 
-    def __init__(self, mask, guard):
+    def __init__(self, mask, *guards):
         super().__init__(())
-        self.mask, self.guard = mask, guard
+        self.mask, self.guards = mask, guards
+
+    def run_shared(self, body, args, shared):
+        """Evaluate a body some of whose arguments have one value for all lanes: these are not written out by lane."""
+        return SharedWalk(self.mask, guard_branch, self.equation, self._enter).run(body, args, shared)
+
+    def _enter(self, eqn, values, kinds):
+        """Enter nested calls, and conds whose predicate differs between lanes."""
+        shared = [kind is Kind.SHARED for kind in kinds]
+        if eqn.primitive is call_p:
+            return self._call(eqn, values, shared)
+        if eqn.primitive is jaxprs.cond_p and kinds[0] is Kind.LANE:
+            return _branches(jaxprs.read_branches(eqn), values[0], values[1:], shared[1:], self)
+        return None
 
     def equation(self, eqn, values):
         """Check values only where the branch is taken, also in bodies that make no choice."""
         if eqn.primitive is check_p:
             return [check_p.bind(values[0], values[1] & self.mask, **eqn.params)]
-        if checking() and _holds_check(eqn) and not jaxprs.holds_choice(eqn) and eqn.primitive in self.handlers:
+        if checking() and _holds(eqn, check_p) and not jaxprs.holds_choice(eqn) and eqn.primitive in self.handlers:
             return self.handlers[eqn.primitive](eqn, values)
         return super().equation(eqn, values)
 
@@ -83,7 +97,7 @@ class _Mask(Rebind):
             return self._stochastic(eqn, values)
         if eqn.params["spec"].silent:
             return super().special(eqn, values)
-        params = dict(eqn.params, guards=(self.guard, *eqn.params["guards"]))
+        params = dict(eqn.params, guards=(*self.guards, *eqn.params["guards"]))
         if eqn.params["masked"]:
             values = [*values[:-1], values[-1] & self._laned(values[-1], eqn)]
         else:
@@ -94,15 +108,16 @@ class _Mask(Rebind):
     def _stochastic(self, eqn, values):
         sizes = tuple(lane.size for lane in eqn.params["lanes"])
         *operands, inner = values if eqn.params["masked"] else (*values, True)
-        params = dict(eqn.params, guards=(self.guard, *eqn.params["guards"]), masked=True)
+        params = dict(eqn.params, guards=(*self.guards, *eqn.params["guards"]), masked=True)
         return stochastic_p.bind(*operands, jnp.broadcast_to(self.mask & inner, sizes), **params)
 
     def _laned(self, mask, eqn):
         return jnp.reshape(self.mask, (1,) * jnp.ndim(mask))
 
-    def _call(self, eqn, values):
+    def _call(self, eqn, values, shared=None):
         body = jaxprs.body_of(eqn.params["jaxpr"])
-        run = lambda mask, *args: _Mask(mask, self.guard).run(body, args)
+        shared = [False] * len(values) if shared is None else shared
+        run = lambda mask, *args: _Mask(mask, *self.guards).run_shared(body, args, shared)
         avals = [jax.ShapeDtypeStruct((), bool), *jaxprs.in_shapes(body)]
         jaxpr, consts = jaxprs.with_const_arguments(jaxprs.restage(run, avals))
         return call_p.bind(*consts, self.mask, *values, **dict(eqn.params, jaxpr=jaxpr))
@@ -132,33 +147,43 @@ def _scan_batch(original, axis_data, values, dims, **params):
     return original(axis_data, values, dims, **params)
 
 
-def _holds_check(eqn) -> bool:
-    """Tell whether an equation checks a value, at any depth."""
-    return eqn.primitive is check_p or any(_holds_check(e) for body in jaxprs.inner_bodies(eqn) for e in body.eqns)
+def _holds(eqn, primitive) -> bool:
+    """Tell whether an equation is of this kind, or holds one that is, at any depth."""
+    return eqn.primitive is primitive or any(
+        _holds(inner, primitive) for body in jaxprs.inner_bodies(eqn) for inner in body.eqns
+    )
 
 
 _fresh_guard = itertools.count()
 
 
 def _cond_batch(original, axis_data, values, dims, *, branches, **params):
-    """Batch a cond that makes choices under a mapped predicate: every branch runs, its choices masked."""
+    """Batch a cond of a program under a mapped predicate: every branch runs, its choices masked.
+
+    Branches that only evaluate densities, of choices that are given, are treated alike: JAX would write out by lane
+    what lanes share.
+    """
     bodies = [jaxprs.body_of(branch) for branch in branches]
-    checks = checking() and any(_holds_check(eqn) for body in bodies for eqn in body.eqns)
-    if dims[0] is None or not (checks or any(jaxprs.body_holds_choice(body) for body in bodies)):
+    ours = [density_p, check_p] if checking() else [density_p]
+    is_ours = any(_holds(eqn, primitive) for primitive in ours for body in bodies for eqn in body.eqns)
+    if dims[0] is None or not (is_ours or any(jaxprs.body_holds_choice(body) for body in bodies)):
         return original(axis_data, values, dims, branches=branches, **params)
-    identity = next(_fresh_guard)
-    in_axes = [dim for dim in dims]
-
-    def lane(index, *operands):
-        outs = []
-        for number, body in enumerate(bodies):
-            taken = index.astype(np.int32) == number
-            guarded = [guard_branch(taken, operand) for operand in operands]
-            outs.append(_Mask(taken, (identity, number, len(bodies))).run(body, guarded))
-        return [_select(index, results) for results in zip(*outs, strict=True)]
-
-    outs = jaxprs.map_axis(axis_data, lane, in_axes, values)
+    shared = [dim is None for dim in dims[1:]]
+    lane = lambda index, *operands: _branches(bodies, index, operands, shared)
+    outs = jaxprs.map_axis(axis_data, lane, list(dims), values)
     return outs, [0] * len(outs)
+
+
+def _branches(bodies, index, operands, shared, around: _Mask | None = None) -> list:
+    """Evaluate every branch in one lane, and select; `around` masks the branch in which all this stands."""
+    identity, outs = next(_fresh_guard), []
+    for number, body in enumerate(bodies):
+        taken = index.astype(np.int32) == number
+        taken = taken if around is None else taken & around.mask
+        guarded = [x if one else guard_branch(taken, x) for x, one in zip(operands, shared, strict=True)]
+        guards = ((identity, number, len(bodies)), *(() if around is None else around.guards))
+        outs.append(_Mask(taken, *guards).run_shared(body, guarded, shared))
+    return [_select(index, results) for results in zip(*outs, strict=True)]
 
 
 def guard_branch(taken, operand):

@@ -57,6 +57,20 @@ def under(function: Callable, vals: Sequence[Val], axes: Axes | None = None) -> 
     return function(*[val.raw for val in vals]), axes
 
 
+def at_states(val: Val, states: Mapping) -> Val:
+    """Return a value at given states of some enumerated choices, without axes for these."""
+    places = [(place, states[axis]) for place, axis in enumerate(val.axes) if axis in states]
+    if not places or val.raw is None:
+        return val
+    raw, uniform = val.raw, val.uniform
+    for place, state in reversed(places):
+        index = (slice(None),) * place + (state,)
+        raw, uniform = raw[index], None if uniform is None else uniform[index]
+    return dataclasses.replace(
+        val, raw=raw, axes=tuple(a for a in val.axes if a not in states), uniform=uniform, values=None, last=None
+    )
+
+
 def expand(val: Val, axes: Axes, sizes: dict) -> Any:
     """Return a raw value broadcast to more axes."""
     if val.axes == axes:

@@ -19,6 +19,7 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl._errors import StrategyError, UnsoundGradientError
+from ppl.analysis.demand import demand
 from ppl.analysis.dependence import Deps, Flow, Location, in_order, is_inside, location_of
 from ppl.analysis.plan import MAX_STATES, Plan, num_values
 from ppl.analysis.plan import num_states as states_of
@@ -28,7 +29,7 @@ from ppl.choice import sound_strategies
 from ppl.interpreter import Place
 from ppl.operands import baseline_in_lanes, choice_at, fitted_at, learned_baseline, share_at, without_baseline
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
-from ppl.transforms.axes import Axes, Table, Val, aligned, expand, under, union
+from ppl.transforms.axes import Axes, Table, Val, aligned, at_states, expand, under, union
 from ppl.transforms.elimination import Factor, eliminate, multiply
 from ppl.transforms.folding import fold, read_rows, spread
 from ppl.transforms.guards import forbid_tangents
@@ -119,15 +120,23 @@ class Evaluator:
         env: dict[Any, Val] = {var: Val(const) for var, const in zip(body.constvars, body.consts, strict=True)}
         for var, val in zip(body.invars, args, strict=True):
             env[var] = self._charged(val, flow, var) if var in terms.charged else val
-        self.walk(body, flow, terms, env, range(len(body.eqns)))
+        asked = demand(self.plan, body, flow, terms, self.location)
+        self.walk(body, flow, terms, env, range(len(body.eqns)), asked)
         return self.results(body, terms, env)
 
-    def walk(self, body: jaxprs.Body, flow: Flow, terms: Terms, env: dict[Any, Val], indices: Iterable[int]) -> None:
-        """Evaluate what is needed of some equations; `env` holds what they read, and takes what they make."""
+    def walk(
+        self, body: jaxprs.Body, flow: Flow, terms: Terms, env: dict[Any, Val], indices: Iterable[int], asked=None
+    ) -> None:
+        """Evaluate what is needed of some equations; `env` holds what they read, and takes what they make.
+
+        `asked` says, by equation, at which states of enumerated choices operands are asked for.
+        """
         for index in indices:
             eqn = body.eqns[index]
             if terms.needs(eqn):
                 vals = [Val(v.val) if isinstance(v, jaxprs.Literal) else env.get(v, Val(None)) for v in eqn.invars]
+                if asked and index in asked:
+                    vals = [at_states(val, states) for val, states in zip(vals, asked[index], strict=True)]
                 env.update(zip(eqn.outvars, self._equation(index, eqn, flow, terms, vals), strict=True))
 
     def results(self, body: jaxprs.Body, terms: Terms, env: dict[Any, Val]) -> list[Val]:
