@@ -61,7 +61,8 @@ class Strategy:
                 `params`, `mean`, `support`, `shape`. Its parameters carry the tangents.
             k: Maps values of the choice (anything that broadcasts to `d.shape`) to the costs that depend on them, of
                 shape `d.shape`: lanes, batch elements and steps that share no cost are evaluated together, others one
-                by one. The costs have no tangents but those of the value.
+                by one. The costs have no tangents but those of the value. See [`Costs`][ppl.strategies.costs.Costs]
+                for other ways to ask: `k.jointly(x)`.
 
         Returns:
             Numbers of shape `d.shape`. Their values do not matter: that of the objective comes from a draw of its own.

@@ -27,6 +27,7 @@ from ppl.analysis.plan import Plan, num_states
 from ppl.interpreter import Place
 from ppl.operands import fitted_at, share_at
 from ppl.primitives import view
+from ppl.strategies.costs import Costs
 from ppl.strategies.distribution import Distribution
 from ppl.transforms.axes import Val
 from ppl.transforms.evaluate import Evaluator, magic, under_enumeration
@@ -197,7 +198,7 @@ class _Main:
         sorted_out = view(record.spec, record.lanes, record.masked, params)
         key = self.noise.key_at(site) if isinstance(self.noise, KeyNoise) else None
         weighted = functools.partial(self._costs, along, site, shape, key, itertools.count(), strategy.common_noise)
-        costs = lambda *value: self._conditional(weighted(*value), share)
+        costs = Costs(lambda *given, **how: self._conditional(weighted(*given, **how), share))
         own = None if key is None else jax.random.fold_in(key, 2**31)
         estimated = strategy.estimate(own, Distribution(sorted_out, _at(place)), costs)
         if jnp.shape(estimated) != shape:
@@ -206,8 +207,11 @@ class _Main:
             estimated = jnp.where(jnp.broadcast_to(sorted_out.spread_mask(False), shape), estimated, 0)
         return _tangents_alone((estimated if share is None else share.raw * estimated).sum())
 
-    def _costs(self, along, site, shape, key, calls, common: bool, value, noise_key=None):
-        """Evaluate the costs of other values of a choice, with noise of this key or, at each call, of a new one."""
+    def _costs(self, along, site, shape, key, calls, common: bool, value, noise_key=None, jointly: bool = False):
+        """Evaluate the costs of other values of a choice, with noise of this key or, at each call, of a new one.
+
+        `jointly` gives all lanes and batch elements of a step at once: only steps are looked at one by one.
+        """
         place = self.plan.places[site]
         out, lead = place.eqn.outvars[0].aval, self.leads[site]
         event = out.shape[len(shape) - lead - len(place.scans) :]
@@ -215,6 +219,8 @@ class _Main:
         fresh = self._fresh(key, calls, common, noise_key)
         one = functools.partial(self._cost, along, site, shape, value, fresh)
         joint = self.plan.mixed[site]
+        if jointly:
+            joint = tuple(axis for axis in joint if axis < len(place.scans))
         if not joint:
             return one(jnp.ones(shape, bool), {})
         together = [shape[lead + axis] for axis in joint]
