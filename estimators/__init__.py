@@ -11,6 +11,7 @@ from estimators.strategies import constant as constant
 from estimators.strategies import disarm as disarm
 from estimators.strategies import dropped as dropped
 from estimators.strategies import enum as enum
+from estimators.strategies import gumbel_softmax as gumbel_softmax
 from estimators.strategies import implicit as implicit
 from estimators.strategies import importance as importance
 from estimators.strategies import learned as learned
@@ -20,6 +21,7 @@ from estimators.strategies import mvd as mvd
 from estimators.strategies import pathwise as pathwise
 from estimators.strategies import rao_blackwell as rao_blackwell
 from estimators.strategies import reinforce as reinforce
+from estimators.strategies import straight_through as straight_through
 from ppl.methods import multinomial as multinomial
 from ppl.methods import residual as residual
 from ppl.methods import stratified as stratified

@@ -22,6 +22,8 @@ class Strategy:
     - "enumerate": nothing is drawn; every dependent cost is evaluated for each value of a finite support and summed
       with its probability;
     - "detached": the value is detached and no cost is charged to it, as if it had been given. Biased;
+    - "relaxed": the choice yields real numbers, and the program is rewritten for them: see
+      [`Relaxation`][ppl.strategies.Relaxation]. Biased;
     - "direct": what `estimate` returns.
 
     Attributes:
@@ -40,7 +42,7 @@ class Strategy:
         0.1
     """
 
-    mode: ClassVar[Literal["path", "score", "enumerate", "detached", "direct"]] = "direct"
+    mode: ClassVar[Literal["path", "score", "enumerate", "detached", "relaxed", "direct"]] = "direct"
     unbiased: ClassVar[bool] = True
     common_noise: ClassVar[bool] = False
     unchecked: ClassVar[bool] = False  # A pathwise strategy may give the user's word that costs are continuous.
