@@ -14,13 +14,16 @@ from estimators.strategies import enum as enum
 from estimators.strategies import gumbel_softmax as gumbel_softmax
 from estimators.strategies import implicit as implicit
 from estimators.strategies import importance as importance
+from estimators.strategies import lax as lax
 from estimators.strategies import learned as learned
 from estimators.strategies import leave_one_out as leave_one_out
 from estimators.strategies import leave_one_out_lanes as leave_one_out_lanes
 from estimators.strategies import mvd as mvd
 from estimators.strategies import pathwise as pathwise
 from estimators.strategies import rao_blackwell as rao_blackwell
+from estimators.strategies import rebar as rebar
 from estimators.strategies import reinforce as reinforce
+from estimators.strategies import relax as relax
 from estimators.strategies import straight_through as straight_through
 from ppl.methods import multinomial as multinomial
 from ppl.methods import residual as residual

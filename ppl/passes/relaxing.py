@@ -52,13 +52,17 @@ def relax(body: jaxprs.Body) -> jaxprs.Body:
     return relax_choices(body, lambda location, strategy: strategy is not None and strategy.mode == "relaxed")
 
 
-def relax_choices(body: jaxprs.Body, chosen: Callable[[Location, Strategy | None], bool]) -> jaxprs.Body:
+def relax_choices(
+    body: jaxprs.Body, chosen: Callable[[Location, Strategy | None], bool], keep: bool = False
+) -> jaxprs.Body:
     """Rewrite a program so that chosen choices yield floats; the order of its choices stays.
+
+    With `keep` they keep their strategies, which then give them values; what they draw is whole, as floats.
 
     Raises:
         StrategyError: A relaxed value reaches what is defined for whole numbers only.
     """
-    return jaxprs.restage(lambda *args: _numbers(_Relax(chosen).run(body, args), body), jaxprs.in_shapes(body))
+    return jaxprs.restage(lambda *args: _numbers(_Relax(chosen, keep).run(body, args), body), jaxprs.in_shapes(body))
 
 
 def _numbers(outs: Sequence, body: jaxprs.Body) -> list:
@@ -95,13 +99,14 @@ def _as_number(value, aval):
 class _Relax(Interpreter):
     """Walk a program, and rewrite what depends on relaxed values."""
 
-    def __init__(self, chosen: Callable, location: Location = (), labels: list | None = None, line: str = ""):
+    def __init__(self, chosen: Callable, keep: bool, location: Location = (), labels: list | None = None, line=""):
         super().__init__(location)
-        self.chosen, self.labels, self.line = chosen, [] if labels is None else labels, line
+        self.chosen, self.keep = chosen, keep
+        self.labels, self.line = [] if labels is None else labels, line
 
     def enter(self, location, extra):
         """Rewrite inside as outside; what is inside of a library's function has the line that calls it."""
-        return _Relax(self.chosen, location, self.labels, self.line)
+        return _Relax(self.chosen, self.keep, location, self.labels, self.line)
 
     def equation(self, eqn, values: Sequence) -> list:
         """Rewrite an equation that reads relaxed values; bind others again."""
@@ -130,7 +135,9 @@ class _Relax(Interpreter):
         spec = eqn.params["spec"]
         self.labels.append(f"{eqn.params['label']!r} at {eqn.params['source']}")
         spec = dataclasses.replace(spec, family=relaxed_family(spec.family, strategy))
-        return choice_p.bind(*values, **{**eqn.params, "spec": spec, "strategy": Relaxed(strategy)})
+        return choice_p.bind(
+            *values, **{**eqn.params, "spec": spec, "strategy": strategy if self.keep else Relaxed(strategy)}
+        )
 
     def _density(self, eqn, values, relaxed):
         spec = eqn.params["spec"]

@@ -42,3 +42,18 @@ class Costs:
             noise_key: Noise of the choices made afterwards; by default new at each call (`Strategy.common_noise`).
         """
         return self.evaluate(value, noise_key, jointly=True)
+
+    def relaxed(self, value: Any, noise_key: Any = None) -> jax.Array:
+        """Evaluate the costs of numbers in place of a discrete value, elements that share costs one by one.
+
+        A coin takes a float, a categorical choice weights along a last axis, see
+        [`Relaxation`][ppl.strategies.Relaxation].
+
+        Args:
+            value: Floats that broadcast to the choice's steps, lanes and batch (and the weights of a categorical one).
+            noise_key: Noise of the choices made afterwards; by default new at each call (`Strategy.common_noise`).
+
+        Raises:
+            StrategyError: The program uses the value as what only whole numbers are: an index, a predicate.
+        """
+        return self.evaluate(value, noise_key, relaxed=True)

@@ -93,7 +93,10 @@ def relaxed_family(family: Family, strategy: Strategy) -> Family:
     is_vector = family.name == "categorical"
 
     def sampler(key, params: Mapping[str, Any], shape):
-        return strategy.relaxed(key, Logits(_logits(params, shape, is_vector), is_vector))
+        logits = Logits(_logits(params, shape, is_vector), is_vector)
+        if isinstance(strategy, Relaxation):
+            return strategy.relaxed(key, logits)
+        return logits.hard(logits.values + logits.noise(key))
 
     def density(value, params):
         logits = _logits(params, (), is_vector)
@@ -113,7 +116,7 @@ def relaxed_family(family: Family, strategy: Strategy) -> Family:
         log_masses=None,
         finite_with=(),
         variant=None,
-        sampler=sampler if isinstance(strategy, Relaxation) else None,
+        sampler=sampler,
     )
 
 
