@@ -23,8 +23,11 @@ from estimators.strategies import pathwise as pathwise
 from estimators.strategies import rao_blackwell as rao_blackwell
 from estimators.strategies import rebar as rebar
 from estimators.strategies import reinforce as reinforce
+from estimators.strategies import rejection as rejection
 from estimators.strategies import relax as relax
+from estimators.strategies import stochastic_perturbation as stochastic_perturbation
 from estimators.strategies import straight_through as straight_through
+from estimators.strategies import unordered as unordered
 from ppl.methods import multinomial as multinomial
 from ppl.methods import residual as residual
 from ppl.methods import stratified as stratified

@@ -14,8 +14,11 @@ from estimators.strategies.leave_one_out import leave_one_out as leave_one_out
 from estimators.strategies.mvd import mvd as mvd
 from estimators.strategies.rao_blackwell import rao_blackwell as rao_blackwell
 from estimators.strategies.rebar import rebar as rebar
+from estimators.strategies.rejection import rejection as rejection
 from estimators.strategies.relax import relax as relax
+from estimators.strategies.stochastic_perturbation import stochastic_perturbation as stochastic_perturbation
 from estimators.strategies.straight_through import straight_through as straight_through
+from estimators.strategies.unordered import unordered as unordered
 from ppl import enum as enum
 from ppl import pathwise as pathwise
 from ppl import reinforce as reinforce
