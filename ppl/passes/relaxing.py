@@ -163,7 +163,7 @@ class _Relax(Interpreter):
         """Find which parts of the carry are relaxed, and walk the body with these."""
         view, here = jaxprs.read_scan(eqn), self.here
         consts, init, xs = view.split(values)
-        init = list(init)
+        init = [jnp.asarray(x) for x in init]  # Literals are scalars of a type of their own.
 
         def step(carry, slices):
             child = self.enter((*here, 0), ())
@@ -270,6 +270,7 @@ def _of_weights(eqn, values, avals):
 
 def _widened(value: Any, new) -> Any:
     """Return a loop's first value as what the loop makes of it."""
+    new = jax.ShapeDtypeStruct(jnp.shape(new), jnp.result_type(new))
     if value.dtype == new.dtype and value.shape == new.shape:
         return value
     if jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(new.dtype, jnp.floating):
