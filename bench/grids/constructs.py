@@ -2,7 +2,7 @@
 
 However they are written, their law is one of three (`LAWS`), which plain arithmetic knows:
 
-    guide  z_t ~ kind(theta_t + a z_{t-1}),   model  z_t ~ kind(b z_{t-1}),  x ~ normal(.8 z_0 - .5 z_1 + .2 theta_0, 1).
+    guide  z_t ~ kind(theta_t + a z_{t-1}),  model  z_t ~ kind(b z_{t-1}), x ~ normal(.8 z_0 - .5 z_1 + .2 theta_0, 1).
 
 A coin of kind(u) has the logit u, a normal choice the mean u and the scale .8 (1 in the model).
 """
