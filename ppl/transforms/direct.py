@@ -238,7 +238,7 @@ class _Main:
     def _unsound(self, site: Location) -> PPLError | None:
         """Say why costs may not be differentiated with respect to the value of a choice."""
         plain, past = self.plan.dependents(site)
-        later = [at for at in sorted((plain | past) - {site}) if self.plan.modes.get(at) == "direct"]
+        later = [at for at in sorted(plain | past) if self.plan.modes.get(at) == "direct"]
         if later:
             return _direct_after(self.plan.places[site], self.plan.places[later[0]])
         body = jaxprs.with_params(self.plan.body, {site: {"strategy": pathwise()}})

@@ -318,6 +318,11 @@ class TestRefusals:
         with pytest.raises(ppl.StrategyError, match="differentiates costs"):
             ppl.grad(program)(KEY, 0.3)
 
+    def test_a_later_step_that_estimates_by_itself(self):
+        step = lambda c, _: (bernoulli(0.2 + 0.5 * c, grad=rebar()).sample() * 1.0, None)
+        with pytest.raises(ppl.StrategyError, match="differentiates costs"):
+            ppl.grad(lambda c: jax_lax.scan(step, c, None, length=2)[0])(KEY, 0.3)
+
     def test_families(self):
         for strategy in (rebar(), RELAXED):
             with pytest.raises(ppl.StrategyError, match="bernoulli and categorical"):

@@ -259,6 +259,9 @@ class TestRejection:
         )
         with pytest.raises(ppl.StrategyError, match="differentiates costs"):
             ppl.grad(later)(KEY, 2.0)
+        step = lambda c, _: (ppl.gamma(1.0 + c, 1.0, grad=rejection()).sample(), None)  # Later steps are such choices.
+        with pytest.raises(ppl.StrategyError, match="differentiates costs"):
+            ppl.grad(lambda a: lax.scan(step, a, None, length=2)[0])(KEY, 2.0)
         with pytest.raises(ppl.StrategyError, match="gamma only"):
             ppl.seed(lambda: normal(0.0, 1.0, grad=rejection()).sample())(KEY)
         with pytest.raises(ppl.StrategyError, match="continuous"):
