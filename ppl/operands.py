@@ -1,8 +1,9 @@
-"""The operands of a choice beside its parameters: the value of a learned baseline, which stands before the mask.
+"""The operands of a choice beside its parameters: what its strategy has learned, which stands before the mask.
 
 A strategy is a static parameter of the choice's equation, so what it computes from arrays cannot be in it. A learned
 baseline is evaluated where the choice is made, and its value is one more operand: it gains lanes, leaves loops and is
-differentiated like any other.
+differentiated like any other. A strategy that learns by itself (`Strategy.learns`) gives one 1-D array, which stands in
+the same place.
 """
 
 from __future__ import annotations
@@ -31,15 +32,21 @@ def learned_baseline(strategy: Strategy | None) -> Learned | None:
 def as_static(strategy: Strategy | None) -> Strategy | None:
     """Return a strategy without arrays, as it stands in a program."""
     baseline = learned_baseline(strategy)
-    return strategy if baseline is None else dataclasses.replace(strategy, baseline=baseline.static())
+    if baseline is not None:
+        return dataclasses.replace(strategy, baseline=baseline.static())
+    return strategy.static() if strategy is not None and strategy.learns else strategy
 
 
 def baseline_operand(strategy: Strategy | None, shapes: Sequence[tuple[int, ...]], where: str) -> jax.Array | None:
     """Evaluate a learned baseline, broadcast to the last of these shapes that it fits; None if there is none.
 
+    What a strategy learns by itself is a 1-D array, and left as it is.
+
     Raises:
         StrategyError: Its value broadcasts to none of them.
     """
+    if strategy is not None and strategy.learns:
+        return jnp.asarray(strategy.operand(), jnp.result_type(float))
     baseline = learned_baseline(strategy)
     if baseline is None:
         return None
@@ -74,6 +81,14 @@ def _drop(mapped: tuple[bool, ...], at: int) -> tuple[bool, ...]:
     return mapped[:at] + mapped[at + 1 :]
 
 
+def learned_operand(params: Mapping[str, Any], operands: Sequence) -> tuple[Any, tuple[bool, ...]] | None:
+    """Return what a choice's strategy learns by itself, and in which lanes it differs; None if there is nothing."""
+    strategy, at = params["strategy"], len(params["spec"].names)
+    if strategy is None or not strategy.learns or not params["baseline"]:
+        return None
+    return operands[at], tuple(lane.mapped[at] for lane in params["lanes"])
+
+
 def baseline_in_lanes(params: Mapping[str, Any]) -> Callable[[Any], jax.Array]:
     """Return a function that lets a baseline's value broadcast against the lanes and batch of its choice."""
     at = len(params["spec"].names)
@@ -90,7 +105,8 @@ def with_strategy(strategy: Strategy | None, operands: Sequence, params: Mapping
     where = f"{params['label']!r} at {params['source']}"
     value = baseline_operand(strategy, [whole, batch] if lanes else [batch], where)
     if value is not None:
-        at, in_lanes = len(params["spec"].names), len(lanes) > 0 and value.shape == whole
+        at = len(params["spec"].names)
+        in_lanes = len(lanes) > 0 and value.shape == whole and not strategy.learns
         operands.insert(at, value)
         add = lambda mapped: (*mapped[:at], in_lanes, *mapped[at:])
         lanes = tuple(dataclasses.replace(lane, mapped=add(lane.mapped)) for lane in lanes)

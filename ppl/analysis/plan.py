@@ -35,6 +35,9 @@ from ppl.primitives import lane_shapes
 MAX_STATES = 2**16
 """Largest number of joint states over which one cost term is summed."""
 
+_LOCAL_MODES = frozenset({"path", "detached", "relaxed"})
+"""Modes of choices whose costs nobody has to know."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -144,7 +147,8 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     modes = {
         location: place.eqn.params["strategy"].mode
         for location, place in places.items()
-        if place.eqn.params["strategy"] is not None and place.eqn.params["strategy"].mode not in ("path", "detached")
+        if place.eqn.params["strategy"] is not None
+        and place.eqn.params["strategy"].mode not in ("path", "detached", "relaxed")
     }
     flow = Dependence(modes).flow(body, [NONE] * len(body.invars))
     terms = find_terms(body, flow, list(aux), [not is_aux for is_aux in aux])

@@ -242,6 +242,9 @@ def _choice(eqn, shapes, out) -> list[AxisMap]:
     batch_ndim, event_ndim = len(spec.batch_shape(params)), len(spec.event_shape(params))
     events = [event_ndim] * first + list(spec.event_ndims) + [0] * (len(own) - first - num_params)
     mask = len(own) - 1 if eqn.params["masked"] else None
+    strategy = eqn.params.get("strategy")
+    if strategy is not None and strategy.learns and eqn.params["baseline"]:
+        events[num_params] = 1  # What the strategy learns is one array, whatever the batch.
     return [
         _operand(i, shapes[i], own[i], event, lanes, batch_ndim, out, is_mask=i == mask)
         for i, event in enumerate(events)

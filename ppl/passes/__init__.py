@@ -5,4 +5,6 @@ from ppl.passes.fusion import fuse as fuse
 from ppl.passes.merging import merge_sums as merge_sums
 from ppl.passes.pack import flatten as flatten
 from ppl.passes.pack import pack as pack
+from ppl.passes.relaxing import relax as relax
+from ppl.passes.relaxing import relax_choices as relax_choices
 from ppl.passes.vectorise import vectorise as vectorise

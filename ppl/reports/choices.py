@@ -124,6 +124,8 @@ def _handling(plan: Plan, place: Place, written_out: Sequence[Location]) -> tupl
         return ("reparameterised (implicitly)" if spec.family.implicit else "reparameterised"), 0
     if strategy.mode == "score":
         return "charged with its score" + _with_baseline(strategy), 0
+    if strategy.mode == "relaxed":
+        return "relaxed to real numbers, and differentiated", 0
     if strategy.mode == "detached":
         return "drawn; its score is left out", 0
     if strategy.mode == "enumerate":

@@ -7,3 +7,5 @@ from ppl.strategies.pathwise import pathwise as pathwise
 from ppl.strategies.protocol import Strategy as Strategy
 from ppl.strategies.protocol import as_strategy as as_strategy
 from ppl.strategies.reinforce import reinforce as reinforce
+from ppl.strategies.relaxation import Logits as Logits
+from ppl.strategies.relaxation import Relaxation as Relaxation

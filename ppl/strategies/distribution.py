@@ -22,10 +22,12 @@ class Distribution:
     Attributes:
         view: Its parameters, sorted out.
         where: Address and source line of the choice.
+        operand: What the strategy learns: one 1-D array, or one for each element, along a last axis.
     """
 
     view: View
     where: str = ""
+    operand: Any = None
 
     @property
     def family(self) -> Family:
@@ -46,6 +48,18 @@ class Distribution:
     def params(self) -> dict[str, jax.Array]:
         """Parameters by name, broadcasting against values; with their tangents."""
         return dict(zip(self.view.spec.names, self.view.params, strict=True))
+
+    def with_params(self, **params: jax.Array) -> Distribution:
+        """Return the distribution with other values of some parameters, of the same shapes or broadcast to them all."""
+        given = [params.get(name, old) for name, old in zip(self.view.spec.names, self.view.params, strict=True)]
+        return dataclasses.replace(self, view=dataclasses.replace(self.view, params=given))
+
+    def spread_params(self) -> dict[str, jax.Array]:
+        """Return the parameters broadcast to every step, lane and batch element."""
+        ndims = dict(zip(self.view.spec.names, self.view.spec.event_ndims, strict=True))
+        return {
+            name: jnp.broadcast_to(x, self.shape + x.shape[x.ndim - ndims[name] :]) for name, x in self.params.items()
+        }
 
     def fixed(self, name: str, remedy: str) -> jax.Array:
         """Return a parameter that may not have a tangent: a derivative with respect to it raises `StrategyError`."""

@@ -22,10 +22,13 @@ class Strategy:
     - "enumerate": nothing is drawn; every dependent cost is evaluated for each value of a finite support and summed
       with its probability;
     - "detached": the value is detached and no cost is charged to it, as if it had been given. Biased;
+    - "relaxed": the choice yields real numbers, and the program is rewritten for them: see
+      [`Relaxation`][ppl.strategies.Relaxation]. Biased;
     - "direct": what `estimate` returns.
 
     Attributes:
         unbiased: Whether the gradient is; reports show strategies that are not as biased.
+        learns: Whether it has arrays of its own to learn, which `operand` gives.
         common_noise: Whether the choices made after this one see the same noise at every call of `k`, which makes
             differences of costs less noisy. Otherwise each call has noise of its own.
 
@@ -40,8 +43,9 @@ class Strategy:
         0.1
     """
 
-    mode: ClassVar[Literal["path", "score", "enumerate", "detached", "direct"]] = "direct"
+    mode: ClassVar[Literal["path", "score", "enumerate", "detached", "relaxed", "direct"]] = "direct"
     unbiased: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
     common_noise: ClassVar[bool] = False
     unchecked: ClassVar[bool] = False  # A pathwise strategy may give the user's word that costs are continuous.
 
@@ -52,6 +56,17 @@ class Strategy:
         """Say why this strategy does not apply to a family of distributions, or return None."""
         return None
 
+    def operand(self) -> Any:
+        """Return what the strategy learns as one 1-D array; it is an operand of the choice, and `d.operand` there.
+
+        What `estimate` returns may have tangents with respect to it: they are those of numbers to be maximised.
+        """
+        return None
+
+    def static(self) -> Strategy:
+        """Return the same strategy without arrays, as it stands in a program."""
+        return self
+
     def estimate(self, key: Any, d: Any, k: Callable[[Any], Any]) -> Any:
         """Return numbers whose tangents with respect to the parameters of `d` are unbiased for those of E k(x), x ~ d.
 
@@ -61,7 +76,9 @@ class Strategy:
                 `params`, `mean`, `support`, `shape`. Its parameters carry the tangents.
             k: Maps values of the choice (anything that broadcasts to `d.shape`) to the costs that depend on them, of
                 shape `d.shape`: lanes, batch elements and steps that share no cost are evaluated together, others one
-                by one. The costs have no tangents but those of the value.
+                by one. The costs have no tangents but those of the value; taking these is refused where the costs are
+                not a continuous function of it. See [`Costs`][ppl.strategies.costs.Costs] for other ways to ask:
+                `k.jointly(x)` and `k.relaxed(x)`.
 
         Returns:
             Numbers of shape `d.shape`. Their values do not matter: that of the objective comes from a draw of its own.

@@ -21,18 +21,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ppl._errors import StrategyError
+from ppl import jaxprs
+from ppl._errors import PPLError, StrategyError
 from ppl.analysis.dependence import Location, location_of
-from ppl.analysis.plan import Plan, num_states
+from ppl.analysis.plan import Plan, make_plan, num_states
+from ppl.analysis.smoothness import smoothness
 from ppl.interpreter import Place
 from ppl.operands import fitted_at, share_at
-from ppl.primitives import view
+from ppl.passes import relax_choices
+from ppl.primitives import align, view
+from ppl.strategies.costs import Costs
 from ppl.strategies.distribution import Distribution
+from ppl.strategies.pathwise import pathwise
 from ppl.transforms.axes import Val
 from ppl.transforms.evaluate import Evaluator, magic, under_enumeration
 from ppl.transforms.guards import forbid_tangents
 from ppl.transforms.noise import KeyNoise
-from ppl.transforms.programs import label_of
+from ppl.transforms.programs import label_of, list_places
 from ppl.transforms.tails import Override, TailNoise
 
 MAX_EVALUATIONS = 2**12
@@ -81,6 +86,7 @@ class _Main:
         self.plan, self.aux, self.noise, self.leaves = plan, aux, noise, leaves
         self.results = [i for i, is_aux in enumerate(aux) if not is_aux]
         self.leads = {site: len(plan.above(site)) for site in plan.kept}
+        self._relaxed: dict[Location, tuple[_Main, Location]] = {}
 
     def per_element(self, result: int, run) -> list:
         """Evaluate `run` along every element of a result; the numbers have its shape."""
@@ -193,28 +199,68 @@ class _Main:
     def contribution(self, site: Location, strategy, record, share: Val | None, along):
         """Return what a direct strategy adds: 0, with its tangents."""
         place, shape = self.plan.places[site], self._shape(site)
-        params = [_first_order(operand, place) for operand in record.operands]
-        sorted_out = view(record.spec, record.lanes, record.masked, params)
+        operands, lanes, learned, own_lanes = record.split()
+        params = [_first_order(operand, place) for operand in operands]
+        sorted_out = view(record.spec, lanes, record.masked, params)
         key = self.noise.key_at(site) if isinstance(self.noise, KeyNoise) else None
-        weighted = functools.partial(self._costs, along, site, shape, key, itertools.count(), strategy.common_noise)
-        costs = lambda *value: self._conditional(weighted(*value), share)
+        ask = functools.partial(self._ask, along, site, shape, key, itertools.count(), strategy.common_noise)
+        costs = Costs(lambda *given, **how: self._conditional(ask(*given, **how), share))
         own = None if key is None else jax.random.fold_in(key, 2**31)
-        estimated = strategy.estimate(own, Distribution(sorted_out, _at(place)), costs)
+        if learned is not None:
+            (learned,) = align([_first_order(learned, place)], [1], own_lanes, len(sorted_out.batch_shape))
+        try:
+            estimated = strategy.estimate(own, Distribution(sorted_out, _at(place), learned), costs)
+        except PPLError as error:  # The value alone is right: the error is for who takes a derivative.
+            return _refused(error, params)
         if jnp.shape(estimated) != shape:
             raise _wrong_shape(place, strategy, jnp.shape(estimated), shape)
         if sorted_out.mask is not None:
             estimated = jnp.where(jnp.broadcast_to(sorted_out.spread_mask(False), shape), estimated, 0)
         return _tangents_alone((estimated if share is None else share.raw * estimated).sum())
 
-    def _costs(self, along, site, shape, key, calls, common: bool, value, noise_key=None):
-        """Evaluate the costs of other values of a choice, with noise of this key or, at each call, of a new one."""
+    def _ask(self, along, site, shape, key, calls, common, value, noise_key=None, jointly=False, relaxed=False):
+        """Evaluate costs in one of the ways of [`Costs`][ppl.strategies.costs.Costs]."""
+        main, at = self.relaxed(site) if relaxed else (self, site)
+        return main._costs(along, at, shape, key, calls, common, value, noise_key, jointly)
+
+    def relaxed(self, site: Location) -> tuple[_Main, Location]:
+        """Return the same program with numbers in place of a choice, and where that choice stands in it."""
+        if site not in self._relaxed:
+            plan = self.plan
+            body = relax_choices(plan.body, lambda location, _: location == site, keep=True)
+            places, _ = list_places(body)
+            moved = dict(zip(plan.places, places, strict=True))
+            noise = self.noise.moved(moved, body)
+            relaxed = _Main(make_plan(body, places, plan.aux), self.aux, noise, self.leaves)
+            self._relaxed[site] = relaxed, moved[site]
+        return self._relaxed[site]
+
+    def _unsound(self, site: Location) -> PPLError | None:
+        """Say why costs may not be differentiated with respect to the value of a choice."""
+        plain, past = self.plan.dependents(site)
+        later = [at for at in sorted(plain | past) if self.plan.modes.get(at) == "direct"]
+        if later:
+            return _direct_after(self.plan.places[site], self.plan.places[later[0]])
+        body = jaxprs.with_params(self.plan.body, {site: {"strategy": pathwise()}})
+        path = smoothness(body, list_places(body)[0], self.aux).unsound.get(site)
+        return None if path is None else path.error()
+
+    def _costs(self, along, site, shape, key, calls, common: bool, value, noise_key=None, jointly: bool = False):
+        """Evaluate the costs of other values of a choice, with noise of this key or, at each call, of a new one.
+
+        `jointly` gives all lanes and batch elements of a step at once: only steps are looked at one by one.
+        """
         place = self.plan.places[site]
         out, lead = place.eqn.outvars[0].aval, self.leads[site]
         event = out.shape[len(shape) - lead - len(place.scans) :]
         value = jnp.broadcast_to(jnp.asarray(value, out.dtype), (*shape, *event))
+        if jnp.issubdtype(out.dtype, jnp.inexact):
+            (value,) = forbid_tangents([value], lambda: self._unsound(site))
         fresh = self._fresh(key, calls, common, noise_key)
         one = functools.partial(self._cost, along, site, shape, value, fresh)
         joint = self.plan.mixed[site]
+        if jointly:
+            joint = tuple(axis for axis in joint if axis < len(place.scans))
         if not joint:
             return one(jnp.ones(shape, bool), {})
         together = [shape[lead + axis] for axis in joint]
@@ -251,6 +297,12 @@ class _Main:
             return self._weigh(outs, along)
 
         return jax.grad(total)(jnp.zeros(shape, self.plan.body.outvars[along[0]].aval.dtype))
+
+
+def _refused(error: PPLError, params: Sequence):
+    """Return 0; a derivative with respect to the parameters of the choice raises the error."""
+    guarded = forbid_tangents(params, lambda: error)
+    return sum(_tangents_alone(x).sum() for x in guarded if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
 @jax.custom_jvp
@@ -302,6 +354,16 @@ def _shared_costs(place: Place) -> StrategyError:
         expected="costs that each depend on one lane",
         got=str(place.eqn.params["strategy"]),
         remedy="use `reinforce(baseline=constant(b))`, or evaluate the objective in independent lanes",
+    )
+
+
+def _direct_after(place: Place, later: Place) -> StrategyError:
+    return StrategyError(
+        f"The strategy of {label_of(place)!r} differentiates costs, which {label_of(later)!r} estimates by itself.",
+        where=_at(place),
+        expected="`reinforce()`, `pathwise()` or `enum()` for the choices that depend on this one",
+        got=f"{later.eqn.params['strategy']} for {label_of(later)!r} at {later.eqn.params['source']}",
+        remedy="use one of those for it; or one that does not differentiate costs for this one, such as `reinforce()`",
     )
 
 

@@ -27,7 +27,15 @@ from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
 from ppl.choice import sound_strategies
 from ppl.interpreter import Place
-from ppl.operands import baseline_in_lanes, choice_at, fitted_at, learned_baseline, share_at, without_baseline
+from ppl.operands import (
+    baseline_in_lanes,
+    choice_at,
+    fitted_at,
+    learned_baseline,
+    learned_operand,
+    share_at,
+    without_baseline,
+)
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
 from ppl.transforms.axes import Axes, Table, Val, aligned, at_states, expand, under, union
 from ppl.transforms.elimination import Factor, eliminate, multiply
@@ -55,6 +63,7 @@ class Record:
         masked: Whether it has a mask.
         operands: Parameters, and the mask.
         lead: How many of the first lanes are the values of enumerated choices.
+        learns: Whether the last operand is what the strategy learns.
     """
 
     spec: Any
@@ -62,6 +71,7 @@ class Record:
     masked: bool
     operands: list
     lead: int = 0
+    learns: bool = False
 
     def with_operands(self, operands: Sequence) -> Record:
         """Return the same with other arrays."""
@@ -72,9 +82,15 @@ class Record:
         first, rest = self.lanes[: self.lead], self.lanes[self.lead :]
         before = [sum(lane.mapped[i] for lane in first) for i in range(len(operands))]
         moved = [jnp.moveaxis(operand, 0, count) for operand, count in zip(operands, before, strict=True)]
-        return Record(
-            self.spec, (*first, Lane(length, (True,) * len(operands), 0), *rest), self.masked, moved, self.lead
-        )
+        lanes = (*first, Lane(length, (True,) * len(operands), 0), *rest)
+        return dataclasses.replace(self, lanes=lanes, operands=moved)
+
+    def split(self) -> tuple[list, tuple[Lane, ...], Any, tuple[Lane, ...]]:
+        """Return operands and lanes, and what the strategy learns (or None) with its lanes."""
+        if not self.learns:
+            return self.operands, self.lanes, None, ()
+        narrow = lambda part: tuple(dataclasses.replace(lane, mapped=lane.mapped[part]) for lane in self.lanes)
+        return self.operands[:-1], narrow(slice(None, -1)), self.operands[-1], narrow(slice(-1, None))
 
 
 class Evaluator:
@@ -284,7 +300,7 @@ class Evaluator:
     def _choice(self, here: Location, eqn, vals) -> Val:
         params = eqn.params
         spec, strategy, masked = params["spec"], params["strategy"], params["masked"]
-        baseline = self._baseline(here, eqn, vals)
+        baseline, learned = self._baseline(here, eqn, vals), learned_operand(params, vals)
         vals, lanes = without_baseline(params, vals)
         if self.active is not None:
             vals, lanes = self._masked_by(self.active, vals, lanes, masked)
@@ -314,7 +330,9 @@ class Evaluator:
             log_prob = jnp.broadcast_to(sorted_out.log_prob(value, inside=sorted_out.mask is None), sorted_out.shape)
             score = log_prob if score is None else log_prob + score
         if mode == "direct":
-            self.records[here] = Record(spec, tuple(full), masked, operands, len(axes))
+            self.records[here] = self._record(
+                here, eqn, learned, Record(spec, tuple(full), masked, operands, len(axes))
+            )
         if axes and costly:
             own = sorted_out.shape[len(axes) :]
             share = self.joint_weight(axes, self.plan.flow.choices[here], own)
@@ -336,6 +354,22 @@ class Evaluator:
             raise without_value(self.plan.places[here])
         given = vals[len(params["spec"].names)]
         return Val(*under(baseline_in_lanes(params), [given]))
+
+    def _record(self, here: Location, eqn, learned, record: Record) -> Record:
+        """Keep what a choice is drawn from, and what its strategy learns."""
+        if not eqn.params["strategy"].learns:
+            return record
+        if learned is None:
+            raise without_value(self.plan.places[here])
+        val, mapped = learned
+        if val.axes:
+            raise under_enumeration(self.plan.places[here])
+        mapped = (False,) * (len(record.lanes) - len(mapped)) + mapped
+        lanes = tuple(
+            dataclasses.replace(lane, mapped=(*lane.mapped, own))
+            for lane, own in zip(record.lanes, mapped, strict=True)
+        )
+        return dataclasses.replace(record, lanes=lanes, operands=[*record.operands, val.raw], learns=True)
 
     def _above(self, here: Location, axes: Axes) -> Axes:
         """Return all enumerated choices for each value of which costs are to be known."""
@@ -500,11 +534,11 @@ class Evaluator:
 
 
 def without_value(place: Place) -> StrategyError:
-    """Build the error for a learned baseline that was given to a choice after it had been made."""
+    """Build the error for a strategy with something to learn that was given to a choice after it had been made."""
     return StrategyError(
-        f"The learned baseline of {label_of(place)!r} has no value.",
+        f"What the strategy of {label_of(place)!r} learns has no value.",
         where=f"{label_of(place)!r} at {place.eqn.params['source']}",
-        expected="a baseline given at the choice (`grad=`) or by `ppl.with_grad`, where it is evaluated",
+        expected="a strategy given at the choice (`grad=`) or by `ppl.with_grad`, where it is evaluated",
         got=str(place.eqn.params["strategy"]),
         remedy="compare with another strategy here",
     )

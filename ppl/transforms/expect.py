@@ -19,7 +19,7 @@ from ppl._errors import PPLError, boundary
 from ppl.analysis.plan import MAX_STATES, Unroll, escapes, histories, largest_sum, make_plan, refuse_enumeration
 from ppl.analysis.score_priors import check_score_priors
 from ppl.analysis.smoothness.jumps import guard_jumps
-from ppl.passes import fuse, merge_sums, plan_draws, vectorise
+from ppl.passes import fuse, merge_sums, plan_draws, relax, vectorise
 from ppl.passes.policy import KEPT_MODES
 from ppl.transforms.axes import Val
 from ppl.transforms.direct import estimate_with_costs
@@ -118,6 +118,7 @@ def _detach(leaf):
 
 def prepare(program: Program, aux: Sequence[bool], max_states: int = MAX_STATES) -> Program:
     """Join and take apart scans; write out those whose enumerated choices go on, where that can be afforded."""
+    program = with_body(program, relax(program.staged.body))
     program = with_body(program, guard_jumps(program.staged.body, program.places, aux))
     program = with_body(program, fuse(program.staged.body))
     whole = program

@@ -13,8 +13,8 @@ from ppl.refusals import refusals as refusals
 from ppl.refusals import refuse_or_collect
 
 
-def forbid_tangents(values: Sequence, error: Callable[[], PPLError]) -> list:
-    """Return the values; a derivative taken with respect to any of them raises `error()`."""
+def forbid_tangents(values: Sequence, error: Callable[[], PPLError | None]) -> list:
+    """Return the values; a derivative taken with respect to any of them raises `error()`, unless that is None."""
     return [_forbid(value, error) if jnp.issubdtype(jnp.result_type(value), jnp.inexact) else value for value in values]
 
 
@@ -25,8 +25,9 @@ def _forbid(value, error):
 
     @boundary
     def rule(primals, tangents):
-        if not isinstance(tangents[0], SymbolicZero):
-            refuse_or_collect(error)
+        found = None if isinstance(tangents[0], SymbolicZero) else error()
+        if found is not None:
+            refuse_or_collect(lambda: found)
         return primals[0], tangents[0]
 
     identity.defjvp(rule, symbolic_zeros=True)

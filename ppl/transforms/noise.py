@@ -16,7 +16,7 @@ from ppl._errors import StrategyError
 from ppl.analysis.dependence import Location
 from ppl.draws import Group, LaneKeys, Member, OwnKey, Roots, StepKeys, is_counter_based
 from ppl.interpreter import Place
-from ppl.passes.draws import Draws
+from ppl.passes.draws import Draws, plan_draws
 from ppl.primitives import View
 
 
@@ -29,6 +29,10 @@ class Noise:
     def shift(self, location: Location) -> Any:
         """Return what is added to the score of a choice, or None."""
         return None
+
+    def moved(self, moved: Mapping[Location, Location], body: Any) -> Noise:
+        """Return the same noise for a program, of this body, whose choices stand elsewhere."""
+        raise self.refuse(next(iter(moved)))
 
     def named(self, location: Location) -> str:
         """Say which choice stands at a location."""
@@ -65,6 +69,10 @@ class KeyNoise(Noise):
     steps: tuple[Any, ...] = ()
     groups: dict[tuple[Location, ...], Group] = dataclasses.field(default_factory=dict)
     roots: Roots | None = None
+
+    def moved(self, moved: Mapping[Location, Location], body: Any) -> KeyNoise:
+        """Return the same noise for a program, of this body, whose choices stand elsewhere."""
+        return KeyNoise(self.key, {moved[at]: digest for at, digest in self.digests.items()}, plan_draws(body))
 
     def key_at(self, location: Location):
         """Return the key of a choice."""

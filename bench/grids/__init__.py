@@ -1,0 +1,1 @@
+"""What `bench.grid` runs through: strategies, constructs and objectives, one table each."""
