@@ -236,16 +236,19 @@ def _normal(value, loc, scale):
 
 @functools.partial(_normal.defjvp, symbolic_zeros=True)
 def _normal_rule(primals, tangents):
-    """Differentiate: z / scale for the location, (z**2 - 1) / scale for the scale, half of what JAX works out."""
+    """Differentiate: z / scale for the location, (z**2 - 1) / scale for the scale, half of what JAX works out.
+
+    Backwards all parts share the cotangent times z, and what scale there is divides their sums, not their elements.
+    """
     value, loc, scale = primals
-    d_value, d_loc, d_scale = tangents
-    z = (value - loc) / scale
-    slope = z / scale
+    z, inverse = (value - loc) / scale, 1 / scale
     log_prob = -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
-    parts = [] if _is_zero(d_loc) else [slope * d_loc]
-    parts += [] if _is_zero(d_value) else [-slope * d_value]
-    parts += [] if _is_zero(d_scale) else [(slope * z - 1 / scale) * d_scale]
-    tangent = functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(log_prob)
+    d_value, d_loc, d_scale = (None if _is_zero(tangent) else tangent * inverse for tangent in tangents)
+    shifts = [-d_value] if d_value is not None else []
+    shifts += [d_loc] if d_loc is not None else []
+    shifts += [z * d_scale] if d_scale is not None else []
+    tangent = z * functools.reduce(jnp.add, shifts) if shifts else jnp.zeros_like(log_prob)
+    tangent = tangent if d_scale is None else tangent - d_scale
     return log_prob, jnp.broadcast_to(tangent, log_prob.shape).astype(log_prob.dtype)
 
 
