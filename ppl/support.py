@@ -137,14 +137,14 @@ def _likelier(largest):
     return feasible
 
 
-def is_boolean(value, _=None):
-    """Tell whether values are 0 or 1; integers by one comparison: all bits but the last are 0."""
+def _is_boolean(value, _):
+    """Test integers by one comparison: all bits but the last are 0."""
     return (value | 1) == 1 if jnp.issubdtype(value.dtype, jnp.integer) else (value == 0) | (value == 1)
 
 
 boolean = Support(
     "boolean",
-    is_boolean,
+    _is_boolean,
     _likelier(lambda params: 1),
     values=lambda _: (0, 2),
 )
