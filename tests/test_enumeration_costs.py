@@ -22,8 +22,8 @@ from ppl.transforms.possible import possible_product
 KEY = jr.key(0)
 EXTRA = {
     # ne, is_finite, or, select, and once more in the derivative (5); the derivative by the log scale has a sum of its
-    # own (1); two products less than the floor, as the scale divides sums, not elements (-2).
-    "mixture": 5 + 1 - 2,
+    # own (1); three products less than the floor, as the scale divides sums, not elements (-3).
+    "mixture": 5 + 1 - 3,
     # The same test, with an `and` for the state before (6); a sum over an axis of length one, which is a reshape (1).
     "hmm": 6 + 1,
 }

@@ -19,6 +19,8 @@ from bench.programs import many_choices
 from estimators import elbo
 from ppl import gen, half_cauchy, log_normal, normal
 from ppl.hashed import hashed
+from ppl.jaxprs import restage
+from ppl.passes import pack
 from ppl.reports import costs
 
 KEY = jr.key(4)
@@ -197,17 +199,15 @@ def test_the_first_link_of_a_chain_joins_the_others(first):
     assert "squeeze" not in names  # no link is taken out of the array
 
 
-def test_a_term_of_its_own_stays_apart_where_others_share_an_array():
-    def cost(params):
-        mu = params["loc"][0]
-        own = normal(0.3, 5.0).log_prob(mu)
-        return own + sum(normal(mu, params["log_scale"][0]).log_prob(float(i)) for i in range(5))
+def test_a_term_of_its_own_stays_apart_where_others_share_a_value():
+    """With the first term among them, all others would each have the location, and the scale, as an array."""
 
-    def joined(params):
-        return cost(params) - normal(0.3, 5.0).log_prob(params["loc"][0])
+    def cost(x):
+        own = normal(0.3, 5.0).log_prob(x[0])
+        return own + sum(normal(x[0], x[1]).log_prob(x[i]) for i in range(2, 6))
 
-    more = costs(ppl.value_and_grad(cost))(KEY, PARAMS).flops - costs(ppl.value_and_grad(joined))(KEY, PARAMS).flops
-    assert 0 < more <= 40
+    packed = pack(restage(cost, [jnp.zeros(6)]), {})
+    assert [eqn.outvars[0].aval.shape for eqn in packed.eqns if eqn.primitive.name == "log_density"] == [(), (4,)]
 
 
 def test_steps_of_a_walk_are_padded_from_a_constant():

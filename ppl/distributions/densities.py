@@ -270,12 +270,15 @@ def _normal_rule(primals, tangents):
     value, loc, scale = primals
     z, inverse = (value - loc) / scale, 1 / scale
     log_prob = -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
-    d_value, d_loc, d_scale = (None if _is_zero(tangent) else tangent * inverse for tangent in tangents)
-    shifts = [-d_value] if d_value is not None else []
-    shifts += [d_loc] if d_loc is not None else []
+    d_value, d_loc, d_scale = (None if _is_zero(tangent) else tangent for tangent in tangents)
+    if d_value is not None and d_loc is not None and jnp.shape(d_value) == jnp.shape(d_loc):
+        d_value, d_loc = None, d_loc - d_value
+    shifts = [-d_value * inverse] if d_value is not None else []
+    shifts += [d_loc * inverse] if d_loc is not None else []
+    d_scale = None if d_scale is None else d_scale * inverse
     shifts += [z * d_scale] if d_scale is not None else []
     tangent = z * functools.reduce(jnp.add, shifts) if shifts else jnp.zeros_like(log_prob)
-    tangent = tangent if d_scale is None else tangent - d_scale
+    tangent = tangent if d_scale is None else tangent + -d_scale
     return log_prob, jnp.broadcast_to(tangent, log_prob.shape).astype(log_prob.dtype)
 
 

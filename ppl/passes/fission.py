@@ -221,6 +221,8 @@ def _bind_outside(eqn, values: Sequence) -> list:
     """Bind an equation for all steps; a choice remembers that its new lane is a loop's steps, each with its key."""
     if eqn.primitive is choice_p:
         return choice_p.bind(*values, **dict(eqn.params, steps=eqn.params["steps"] + 1))
+    if eqn.primitive.name == "reduce_sum" and not eqn.params["axes"]:
+        return list(values)  # Scalar densities are summed over no axes.
     return jaxprs.rebind(eqn, values)
 
 

@@ -156,10 +156,18 @@ class _Finder:
             for host in [] if key in large or len(leaves) > 1 else large:
                 columns = zip(*map(made, groups[host]), strict=True)
                 fits = host[0] == key[0] and _fits(key[1], host[1])
-                if fits and all(map(_lines_up, made(leaves[0]), columns)):
+                if fits and all(map(self.lines_up, made(leaves[0]), columns)):
                     large[host] += leaves
                     break
         return large
+
+    def lines_up(self, atom, others: Sequence) -> bool:
+        """Tell whether an operand may stand beside those of others: their array grows, or they go on to share one."""
+        if not isinstance(atom, jaxprs.Literal):
+            return True
+        if any(isinstance(other, jaxprs.Literal) for other in others):
+            return all(isinstance(other, jaxprs.Literal) and other.val == atom.val for other in others)
+        return len({self.packing.element(other) or other for other in others}) == len(others)
 
     def signature(self, var, depth: int) -> Hashable:
         """Say how a value is made, up to some depth."""
@@ -222,15 +230,6 @@ def _fits(signature: Hashable, other: Hashable) -> bool:
     if not isinstance(signature, Made) or not isinstance(other, Made) or signature.kind != other.kind:
         return False
     return all(one in (two, "literal") for one, two in zip(signature.operands, other.operands, strict=True))
-
-
-def _lines_up(atom, others: Sequence) -> bool:
-    """Tell whether an operand of a term may stand beside those of others: their array grows, or they share it still."""
-    if not isinstance(atom, jaxprs.Literal):
-        return True
-    if any(isinstance(other, jaxprs.Literal) for other in others):
-        return all(isinstance(other, jaxprs.Literal) and other.val == atom.val for other in others)
-    return len({*others}) == len(others)
 
 
 def _number(index: int | None) -> int:
