@@ -268,17 +268,19 @@ def _normal_rule(primals, tangents):
     Backwards all parts share the cotangent times z, and what scale there is divides their sums, not their elements.
     """
     value, loc, scale = primals
-    z, inverse = (value - loc) / scale, 1 / scale
+    z = (value - loc) / scale
     log_prob = -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
     d_value, d_loc, d_scale = (None if _is_zero(tangent) else tangent for tangent in tangents)
     if d_value is not None and d_loc is not None and jnp.shape(d_value) == jnp.shape(d_loc):
         d_value, d_loc = None, d_loc - d_value
-    shifts = [-d_value * inverse] if d_value is not None else []
-    shifts += [d_loc * inverse] if d_loc is not None else []
-    d_scale = None if d_scale is None else d_scale * inverse
-    shifts += [z * d_scale] if d_scale is not None else []
+    inverse = None if d_scale is None else 1 / scale  # Several readers share one division.
+    scaled = lambda tangent: tangent / scale if inverse is None else tangent * inverse
+    shifts = [-scaled(d_value)] if d_value is not None else []
+    shifts += [scaled(d_loc)] if d_loc is not None else []
+    relative = None if d_scale is None else scaled(d_scale)
+    shifts += [z * relative] if d_scale is not None else []
     tangent = z * functools.reduce(jnp.add, shifts) if shifts else jnp.zeros_like(log_prob)
-    tangent = tangent if d_scale is None else tangent + -d_scale
+    tangent = tangent if d_scale is None else tangent + -relative
     return log_prob, jnp.broadcast_to(tangent, log_prob.shape).astype(log_prob.dtype)
 
 
