@@ -271,7 +271,7 @@ def _normal_rule(primals, tangents):
     z = (value - loc) / scale
     log_prob = -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
     d_value, d_loc, d_scale = (None if _is_zero(tangent) else tangent for tangent in tangents)
-    if d_value is not None and d_loc is not None and jnp.shape(d_value) == jnp.shape(d_loc):
+    if d_value is not None and d_loc is not None and jnp.shape(d_value) == jnp.shape(z):
         d_value, d_loc = None, d_loc - d_value
     inverse = None if d_scale is None else 1 / scale  # Several readers share one division.
     scaled = lambda tangent: tangent / scale if inverse is None else tangent * inverse
