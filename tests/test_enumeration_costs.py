@@ -162,6 +162,8 @@ def test_a_product_with_probabilities_has_derivatives_of_every_order_and_lanes(w
     np.testing.assert_allclose(jax.grad(way(ours))(x), jax.grad(by_hand)(x), rtol=1e-12)
     np.testing.assert_allclose(hessian(way(ours)), hessian(by_hand), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(jax.jacrev(jax.grad(ours))(x), hessian(by_hand), rtol=1e-12, atol=1e-12)
+    unmapped = jax.vmap(lambda _: possible_product(x, x, x > -1), out_axes=None, axis_size=2)(None)
+    np.testing.assert_array_equal(unmapped, x**2)
     assert "select" not in str(jax.make_jaxpr(jax.vjp(lambda t: possible_product(x, t, t > 0), x)[1])(x))
 
 

@@ -66,6 +66,8 @@ def _transpose(cotangent, weight, term, counts):
 
 
 def _batch(axis_data, values, dims):
+    if all(dim is None for dim in dims):
+        return possible_product_p.bind(*values), None
     spread = [
         jnp.broadcast_to(value, (axis_data.size, *jnp.shape(value))) if dim is None else jnp.moveaxis(value, dim, 0)
         for value, dim in zip(values, dims, strict=True)
