@@ -50,7 +50,9 @@ NOTES = {
     "floor's numbers, counted as two words), scales inside the sums of the model's two densities, not pulled out",
     "state_space_steps": "floor: one scan draws and scores; ours is taken out of the loop",
     "many_choices": "floor: one array; comparable are draws, densities and derivatives; extra: a key for each choice, "
-    "first and last term of the chain apart, 200 choices to be traced as they are written",
+    "the observation apart, 200 choices to be traced as they are written",
+    "mixture": "extra: the test for costs that are infinite where a probability is 0; the normal's constants are "
+    "summed with the probabilities, not pulled out",
     "logistic_regression": "extra: one key fold, the support test of the labels, the prior's constants (they do not "
     "cancel with the guide's)",
     "eight_schools": "floor: one packed vector; extra: a key for each choice, tau apart from the other draws (another "

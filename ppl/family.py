@@ -64,6 +64,8 @@ class Family:
         sampler: Draws values of a batch shape from a key and named parameters, where not NumPyro's.
         finite_with: Parameters with which the density function is finite, and so are its derivatives, at values outside
             the support, too: none inside has to stand in for them.
+        anywhere: Log density of integers that is -inf, with the derivative 0, outside the support, where that is
+            cheaper than a test beside `density`; it may return None.
         log_masses: Their logarithms in the same layout, where all at once are cheaper than one by one; it may return
             None.
         variant: Maps the family and the given parameters to the family of this very distribution.
@@ -85,6 +87,7 @@ class Family:
     log_masses: Callable | None = None
     sampler: Callable | None = None
     finite_with: tuple[str, ...] = ()
+    anywhere: Callable | None = None
     variant: Callable | None = None
 
     def __repr__(self) -> str:
@@ -190,6 +193,8 @@ class Spec:
             inside: Whether the value is known to lie in the support, which leaves out the test.
         """
         support, named = self.family.support, self.named(params)
+        if not inside and mask is None and (found := self._anywhere(value, named)) is not None:
+            return found
         valid = None if inside or support.everywhere else support.contains(value, named)
         if self.family.discrete and jnp.issubdtype(value.dtype, jnp.floating):
             integral = (value == jnp.round(value)) & (jnp.abs(value) < 2.0**31)
@@ -229,6 +234,11 @@ class Spec:
     def named(self, params: Sequence[jax.Array]) -> dict[str, Any]:
         """Name all parameters: what is only known, and the operands."""
         return {**dict(self.known), **dict(zip(self.names, params, strict=True))}
+
+    def _anywhere(self, value: jax.Array, named: Mapping[str, Any]) -> jax.Array | None:
+        if self.family.anywhere is None or not jnp.issubdtype(value.dtype, jnp.integer):
+            return None
+        return self.family.anywhere(value, named)
 
     def _density(self, value: jax.Array, params: Sequence[jax.Array]) -> jax.Array:
         if self.family.density is not None:

@@ -15,14 +15,15 @@ import pytest
 import ppl
 from bench.against_floors import pair
 from ppl import categorical, enum, normal
-from ppl.reports import costs
+from ppl.reports import compiled_costs, costs
 from ppl.transforms import trailing
+from ppl.transforms.possible import possible_product
 
 KEY = jr.key(0)
 EXTRA = {
-    # ne, is_finite, or, select, and the derivative's select; the normal's log scale taken from every element, and its
-    # derivative summed (2); a division by the scale in place of a product: its derivative divides as well (1).
-    "mixture": 5 + 2 + 1,
+    # ne, is_finite, or, select, and once more in the derivative (5); the derivative by the log scale has a sum of its
+    # own (1); three products less than the floor, as the scale divides sums, not elements (-3).
+    "mixture": 5 + 1 - 3,
     # The same test, with an `and` for the state before (6); a sum over an axis of length one, which is a reshape (1).
     "hmm": 6 + 1,
 }
@@ -42,6 +43,15 @@ def test_beyond_the_floor_there_is_only_the_test_for_infinite_costs(name, number
     assert ours.flops - theirs.flops <= EXTRA[name] * elements + 0.01 * theirs.flops
     assert ours.executed <= theirs.executed + 30
     assert ours.random_words == 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_compiled_mixture_takes_no_more_than_the_floor(number):
+    """The test for infinite costs is not evaluated again backwards."""
+    ours, theirs, args = pair("mixture", importlib.import_module("bench.floors.mixture").SIZES[number])
+    mine, floor = compiled_costs(ours)(*args), compiled_costs(theirs)(*args)
+    assert mine.bytes <= 1.01 * floor.bytes
+    assert mine.flops <= 1.02 * floor.flops
 
 
 def mixture(params):
@@ -122,3 +132,50 @@ def test_an_impossible_value_of_infinite_cost_does_not_count():
     for name in ("logits", "prior", "locs"):
         np.testing.assert_allclose(ours[0][1][name][..., 1:], ours[1][1][name], rtol=1e-10)
         np.testing.assert_array_equal(ours[0][1][name][..., 0], 0.0)
+
+
+WEIGHTS = jnp.array([0.5, 0.0, 0.0, 0.0])
+COSTS = jnp.array([3.0, 2.0, jnp.inf, -jnp.inf])
+COUNTS = jnp.isfinite(COSTS) | (WEIGHTS != 0)
+
+
+@pytest.mark.x64
+def test_a_product_with_what_is_impossible_is_0_and_so_are_its_derivatives():
+    product = lambda weight, cost: possible_product(weight, cost, COUNTS)
+    np.testing.assert_array_equal(product(WEIGHTS, COSTS), [1.5, 0.0, 0.0, 0.0])
+    tangents = jnp.ones(4), jnp.array([1.0, 1.0, jnp.inf, jnp.nan])  # what an infinite cost makes of its own
+    np.testing.assert_array_equal(jax.jvp(product, (WEIGHTS, COSTS), tangents)[1], [3.5, 2.0, 0.0, 0.0])
+    by_weight, by_cost = jax.grad(lambda *both: product(*both).sum(), (0, 1))(WEIGHTS, COSTS)
+    np.testing.assert_array_equal(by_weight, [3.0, 2.0, 0.0, 0.0])
+    np.testing.assert_array_equal(by_cost, WEIGHTS)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("way", [lambda f: f, jax.jit, jax.checkpoint], ids=["eager", "jit", "checkpoint"])
+def test_a_product_with_probabilities_has_derivatives_of_every_order_and_lanes(way):
+    def ours(x):
+        weight, cost = jnp.sin(x), jnp.exp(2 * x)
+        return jax.vmap(possible_product, (0, None, None))(jnp.stack([weight, 2 * weight]), cost, cost > 0).sum()
+
+    by_hand = lambda x: 3 * (jnp.sin(x) * jnp.exp(2 * x)).sum()
+    x, hessian = jnp.array([0.3, -0.4]), lambda f: jax.hessian(f)(x)
+    np.testing.assert_allclose(jax.grad(way(ours))(x), jax.grad(by_hand)(x), rtol=1e-12)
+    np.testing.assert_allclose(hessian(way(ours)), hessian(by_hand), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(jax.jacrev(jax.grad(ours))(x), hessian(by_hand), rtol=1e-12, atol=1e-12)
+    unmapped = jax.vmap(lambda _: possible_product(x, x, x > -1), out_axes=None, axis_size=2)(None)
+    np.testing.assert_array_equal(unmapped, x**2)
+    assert "select" not in str(jax.make_jaxpr(jax.vjp(lambda t: possible_product(x, t, t > 0), x)[1])(x))
+
+
+@pytest.mark.x64
+def test_few_impossible_values_give_no_nan_in_any_direction():
+    """Forward derivatives of log(0) are infinite, and count as 0 where the value has no probability."""
+
+    def cost(probs):
+        k = categorical(probs=probs, grad=enum()).sample()
+        return categorical(probs=probs).log_prob(k)
+
+    probs = jnp.array([0.25, 0.75, 0.0])
+    direction = jnp.array([1.0, -1.0, 0.0])
+    found = jax.jvp(lambda p: ppl.expect(cost)(KEY, p), (probs,), (direction,))[1]
+    np.testing.assert_allclose(found, jnp.log(0.25) - jnp.log(0.75), rtol=1e-10)

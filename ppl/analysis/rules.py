@@ -22,7 +22,8 @@ _ELEMENTWISE = frozenset(
     regularized_incomplete_beta select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
     sub tan tanh xor zeta""".split()
 )
-_ELEMENTWISE |= {"stop_gradient", "one_minus_square", "assume_continuous", "jump_guard", "sharding_constraint"}
+_ELEMENTWISE |= {"stop_gradient", "one_minus_square", "assume_continuous", "jump_guard", "possible_product"}
+_ELEMENTWISE |= {"sharding_constraint"}
 _REDUCTIONS = frozenset(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split()
 )

@@ -23,6 +23,7 @@ bernoulli = constructor(
         enumerable=True,
         alternatives=_PROBS_OR_LOGITS,
         density=densities.bernoulli,
+        anywhere=densities.bernoulli_anywhere,
         masses=densities.bernoulli_masses,
         sampler=samplers.bernoulli,
         finite_with=("logits",),

@@ -154,13 +154,14 @@ class _Outside:
 
     # Carries.
     def _shifted(self, i: int):
-        """Hand every step what the one before it handed on."""
-        made = self.stacked(self.body.outvars[i])
-        start = jnp.asarray(self.init[i])[None]
-        if start.dtype != made.dtype:
-            made = made.astype(start.dtype)
-        parts = [made[1:], start] if self.view.reverse else [start, made[:-1]]
-        return jnp.concatenate(parts)
+        """Hand every step what the one before it handed on; XLA pads in vectors, but concatenates one by one."""
+        made, first = self.stacked(self.body.outvars[i]), self.init[i]
+        dtype = jnp.result_type(first)
+        made = made if made.dtype == dtype else made.astype(dtype)
+        if made.ndim == 1 and not isinstance(first, jax.core.Tracer):
+            return lax.pad(made, jnp.asarray(first), [(-1, 1, 0) if self.view.reverse else (1, -1, 0)])
+        start = jnp.asarray(first)[None]
+        return jnp.concatenate([made[1:], start] if self.view.reverse else [start, made[:-1]])
 
     def _prefix(self, i: int):
         """Hand every step the sum over the steps before it."""
@@ -220,6 +221,8 @@ def _bind_outside(eqn, values: Sequence) -> list:
     """Bind an equation for all steps; a choice remembers that its new lane is a loop's steps, each with its key."""
     if eqn.primitive is choice_p:
         return choice_p.bind(*values, **dict(eqn.params, steps=eqn.params["steps"] + 1))
+    if eqn.primitive.name == "reduce_sum" and not eqn.params["axes"]:
+        return list(values)  # Scalar densities are summed over no axes.
     return jaxprs.rebind(eqn, values)
 
 

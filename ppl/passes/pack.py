@@ -250,8 +250,23 @@ class _Packed:
             values = np.array([atom.val for atom in atoms], first.aval.dtype)
             same = (values == values[0]).all()
             return (first.val, None) if same else (jnp.asarray(values), 0)
-        parts = [self._part(run) for run in _runs([self._source(atom) for atom in atoms])]
-        return (parts[0] if len(parts) == 1 else jnp.concatenate(parts)), 0
+        runs = _runs([self._source(atom) for atom in atoms])
+        return self._beside_constants(runs) if len(runs) == 2 else self._concatenated(runs), 0
+
+    def _concatenated(self, runs: Sequence[tuple[Any, int, int]]):
+        parts = [self._part(run) for run in runs]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def _beside_constants(self, runs: Sequence[tuple[Any, int, int]]):
+        """Pad a vector by a constant: XLA pads in vectors, and concatenates one by one."""
+        constants = [isinstance(source, jaxprs.Literal) for source, _, _ in runs]
+        if sum(constants) != 1:
+            return self._concatenated(runs)
+        array, constant = self._part(runs[not constants[1]]), runs[constants[1]][0]
+        if array.ndim != 1:
+            return self._concatenated(runs)
+        number = jnp.asarray(constant.val, array.dtype)
+        return lax.pad(array, number, [(1, 0, 0) if constants[0] else (0, 1, 0)])
 
     def _source(self, atom) -> tuple[Any, int]:
         """Say what a value is a row of: a pack, an array, or (row 0) itself."""

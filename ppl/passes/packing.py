@@ -51,6 +51,14 @@ class Element:
     row: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """How a value is made: the kind of its equation, and how the operands are."""
+
+    kind: Hashable
+    operands: tuple[Hashable, ...]
+
+
 @dataclasses.dataclass
 class Packing:
     """What is evaluated together.
@@ -137,7 +145,29 @@ class _Finder:
         for sign, var in terms:
             if not isinstance(var, jaxprs.Literal) and self.kind(self.packing.definitions.get(var)) is not None:
                 groups.setdefault((sign, self.signature(var, _DEPTH)), []).append(var)
-        return {key: leaves for key, leaves in groups.items() if len(leaves) >= LEAST}
+        places = {var: place for place, (_, var) in enumerate(terms) if not isinstance(var, jaxprs.Literal)}
+        return {key: sorted(leaves, key=places.__getitem__) for key, leaves in self.joined(groups).items()}
+
+    def joined(self, groups: dict[tuple, list]) -> dict[tuple, list]:
+        """Keep the groups that are large enough; single terms with a constant where those have values join them."""
+        large = {key: list(leaves) for key, leaves in groups.items() if len(leaves) >= LEAST}
+        made = lambda var: self.body.eqns[self.packing.definitions[var]].invars
+        for key, leaves in groups.items():
+            for host in [] if key in large or len(leaves) > 1 else large:
+                columns = zip(*map(made, groups[host]), strict=True)
+                fits = host[0] == key[0] and _fits(key[1], host[1])
+                if fits and all(map(self.lines_up, made(leaves[0]), columns)):
+                    large[host] += leaves
+                    break
+        return large
+
+    def lines_up(self, atom, others: Sequence) -> bool:
+        """Tell whether an operand may stand beside those of others: their array grows, or they go on to share one."""
+        if not isinstance(atom, jaxprs.Literal):
+            return True
+        if any(isinstance(other, jaxprs.Literal) for other in others):
+            return all(isinstance(other, jaxprs.Literal) and other.val == atom.val for other in others)
+        return len({self.packing.element(other) or other for other in others}) == len(others)
 
     def signature(self, var, depth: int) -> Hashable:
         """Say how a value is made, up to some depth."""
@@ -151,7 +181,7 @@ class _Finder:
             return "value"
         if not depth or self.body.eqns[index].primitive is choice_p:
             return kind
-        return (kind, *(self.signature(operand, depth - 1) for operand in self.body.eqns[index].invars))
+        return Made(kind, tuple(self.signature(operand, depth - 1) for operand in self.body.eqns[index].invars))
 
     def kind(self, index: int | None) -> Hashable:
         """Return what equations must have in common to be packed; None, if this one cannot be."""
@@ -174,8 +204,9 @@ class _Finder:
         self.packing.packs.append(Pack(tuple(indices), operands))
         self.packing.lane.update((index, (number, lane)) for lane, index in enumerate(indices))
         for operand in operands:
-            if not any(isinstance(var, jaxprs.Literal) or self.packing.element(var) for var in operand):
-                self.pack(operand, depth - 1)
+            made = [var for var in operand if not isinstance(var, jaxprs.Literal)]
+            if len(made) >= LEAST and not any(map(self.packing.element, made)):
+                self.pack(made, depth - 1)
         return number
 
     def _known(self, indices: list) -> int | None:
@@ -192,6 +223,13 @@ class _Finder:
             return False
         together = sum(1 << index for index in indices)
         return not any(self.before[index] & together for index in indices)
+
+
+def _fits(signature: Hashable, other: Hashable) -> bool:
+    """Tell whether a term is made like others, but for constants where they have values."""
+    if not isinstance(signature, Made) or not isinstance(other, Made) or signature.kind != other.kind:
+        return False
+    return all(one in (two, "literal") for one, two in zip(signature.operands, other.operands, strict=True))
 
 
 def _number(index: int | None) -> int:

@@ -108,7 +108,7 @@ _RULES: dict[str, Callable[[Any], int]] = {
     **dict.fromkeys(GENERATORS, lambda eqn: RANDOM_WEIGHT * random_words(eqn)),
     **dict.fromkeys(("sort", "top_k"), _sort),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window),
-    "one_minus_square": lambda eqn: 2 * _out(eqn),
+    **dict.fromkeys(("one_minus_square", "possible_product"), lambda eqn: 2 * _out(eqn)),
     "random_seed": lambda eqn: 0,
     "fft": _fft,
     "cholesky": _cubic(1, 3),

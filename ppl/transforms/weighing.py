@@ -11,6 +11,7 @@ from jax import lax
 
 from ppl.transforms.axes import Axes, Val
 from ppl.transforms.elimination import Factor, multiply
+from ppl.transforms.possible import possible_product
 
 
 def weigh(term: Any, axes: Axes, factors: Sequence[Factor], at: int = 0):
@@ -27,26 +28,28 @@ def weigh(term: Any, axes: Axes, factors: Sequence[Factor], at: int = 0):
     Returns:
         The mean.
     """
-    term = _possible(term, axes, factors)
+    counts = _counts(term, axes, factors)
     left, axes = list(factors), list(axes)
     while axes:
         groups = {axis: [factor for factor in left if axis in factor.val.axes] for axis in axes}
         axis = min(reversed(axes), key=lambda axis: len(groups[axis]))
-        if groups[axis]:
-            term = _against(multiply(groups[axis]), axes) * term
+        weight = _against(multiply(groups[axis]), axes) if groups[axis] else jnp.ones((), term.dtype)
+        if counts is not None:
+            term, counts = possible_product(weight, term, counts), None
+        elif groups[axis]:
+            term = weight * term
         left = [factor for factor in left if axis not in factor.val.axes]
         term = term.sum(axes.index(axis) if at == 0 else at)
         axes.remove(axis)
     return functools.reduce(lambda total, factor: total * factor.val.raw, left, term)
 
 
-def _possible(term, axes: Axes, factors: Sequence[Factor]):
-    """Put 0 for what is infinite where a factor is 0."""
+def _counts(term, axes: Axes, factors: Sequence[Factor]):
+    """Tell where a term counts: all of it, but what is infinite where a factor is 0; None without factors."""
     if not factors:
-        return term
+        return None
     likely = functools.reduce(jnp.logical_and, [_against(factor.val, axes) != 0 for factor in factors])
-    counts = jnp.broadcast_to(lax.is_finite(term) | likely, term.shape)
-    return lax.select(counts, term, jnp.zeros_like(term))
+    return jnp.broadcast_to(lax.is_finite(term) | likely, term.shape)
 
 
 def _against(val: Val, axes: Sequence):
