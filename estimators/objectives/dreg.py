@@ -12,6 +12,7 @@ from estimators.objectives.checks import require_particles, require_programs
 from estimators.objectives.guides import detached, require_exact, tangents_of
 from ppl import GenerativeFunction, assess, merge, simulate
 from ppl._errors import boundary
+from ppl.transforms.traits import density_of
 
 
 @boundary
@@ -68,8 +69,7 @@ def dreg(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -
         def draw(_: Any) -> tuple[Any, jax.Array, jax.Array]:
             drawn = simulate(guide)(*args)
             log_joint, _ = assess(model)(merge(drawn.choices, observed), params, *inputs)
-            scored = guide.project(drawn, others) if others else jnp.zeros_like(log_joint)
-            return drawn.choices, log_joint - drawn.log_density, scored
+            return drawn.choices, log_joint - drawn.log_density, density_of(guide, drawn, others)
 
         def path(choices: Any, share: jax.Array) -> jax.Array:
             moved = jax.tree.map(lambda leaf: _slowed(leaf, share), choices)

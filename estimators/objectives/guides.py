@@ -33,11 +33,6 @@ def charged(guide: GenerativeFunction, *args: Any) -> list[str]:
     return [name for name, ways in found.items() if all(getattr(way, "mode", None) == "score" for way in ways)]
 
 
-def density_of(guide: GenerativeFunction, drawn: Trace, names: list[str]) -> jax.Array:
-    """Return the part of a trace's log density due to some addresses, which may be none."""
-    return guide.project(drawn, names) if names else jnp.zeros_like(drawn.log_density)
-
-
 def simulate_detached(guide: GenerativeFunction, params: Any, observed: Any, *inputs: Any) -> Trace:
     """Draw from the guide at detached parameters: no derivative goes through these draws, whatever their strategy."""
     return simulate(guide)(detached(params), observed, *inputs)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from estimators.objectives.checks import require_particles, require_programs
-from estimators.objectives.guides import charged, density_of, tangents_of
+from estimators.objectives.guides import charged, tangents_of
 from ppl import GenerativeFunction, assess, merge, simulate
 from ppl._errors import boundary
+from ppl.transforms.traits import density_of
 
 
 @boundary
