@@ -1,11 +1,25 @@
 """Objectives and gradient strategies, written against the public names of `ppl`."""
 
+from estimators.objectives import cubo as cubo
+from estimators.objectives import divergences as divergences
 from estimators.objectives import diwhvi as diwhvi
+from estimators.objectives import dreg as dreg
 from estimators.objectives import elbo as elbo
+from estimators.objectives import exp_cubo as exp_cubo
+from estimators.objectives import f_divergence as f_divergence
+from estimators.objectives import forward_kl as forward_kl
 from estimators.objectives import hvi as hvi
 from estimators.objectives import iwelbo as iwelbo
 from estimators.objectives import iwhvi as iwhvi
+from estimators.objectives import renyi as renyi
+from estimators.objectives import sleep_q as sleep_q
 from estimators.objectives import smc_elbo as smc_elbo
+from estimators.objectives import sticking_the_landing as sticking_the_landing
+from estimators.objectives import tempered_elbo as tempered_elbo
+from estimators.objectives import thermodynamic as thermodynamic
+from estimators.objectives import vimco as vimco
+from estimators.objectives import wake_p as wake_p
+from estimators.objectives import wake_q as wake_q
 from estimators.strategies import constant as constant
 from estimators.strategies import dropped as dropped
 from estimators.strategies import enum as enum

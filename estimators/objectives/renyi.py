@@ -16,9 +16,7 @@ from ppl._errors import boundary
 
 
 @boundary
-def renyi(
-    model: GenerativeFunction, guide: GenerativeFunction, alpha: Any, particles: int
-) -> Callable[..., jax.Array]:
+def renyi(model: GenerativeFunction, guide: GenerativeFunction, alpha: Any, particles: int) -> Callable[..., jax.Array]:
     """Make the variational Renyi bound (Li and Turner 2016, eq. 7 and 8), to be maximised.
 
         E 1 / (1 - a) log (1/K) sum_k w_k^(1 - a),    w_k = p(x, z_k) / q(z_k)
