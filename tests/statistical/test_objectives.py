@@ -1,4 +1,4 @@
-"""Section 10 of the sheet: every objective at the two-point model exactly, at the Gaussian one by quadrature or z-tests."""
+"""Section 10 of the sheet: objectives at the two-point model exactly, at the Gaussian one by quadrature or z-tests."""
 
 import itertools
 import math
