@@ -1,5 +1,6 @@
 """Objectives and gradient strategies, written against the public names of `ppl`."""
 
+from estimators.objectives import analytic_kl_elbo as analytic_kl_elbo
 from estimators.objectives import cubo as cubo
 from estimators.objectives import divergences as divergences
 from estimators.objectives import diwhvi as diwhvi

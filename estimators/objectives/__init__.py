@@ -1,6 +1,7 @@
 """Objectives: stochastic functions of `(params, observed, *inputs)`, to be maximised."""
 
 from estimators.objectives import divergences as divergences
+from estimators.objectives.analytic_kl_elbo import analytic_kl_elbo as analytic_kl_elbo
 from estimators.objectives.cubo import cubo as cubo
 from estimators.objectives.cubo import exp_cubo as exp_cubo
 from estimators.objectives.dreg import dreg as dreg

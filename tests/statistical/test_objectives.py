@@ -475,6 +475,71 @@ def test_one_thermodynamic_bin_is_the_elbo():
     check(es.thermodynamic(*two_point(reinforce), 3, betas=(0.0, 1.0)), -1.3500410, 1.2321437)
 
 
+# --- Divergences from the prior in closed form -------------------------------------------------------------------
+
+
+@every
+def test_closed_divergences_of_two_points(strategy):
+    found = check(es.analytic_kl_elbo(*two_point(strategy)), -1.3500410, 1.2321437)
+    close(found.variance, {enum: 0.0, reinforce: 6.3793052, mvd: 0.0}[strategy], 7)  # of the likelihood's term alone
+
+
+def test_closed_divergences_of_gaussians():
+    """d/dm = 2 - z and d/ds = (2 - z) e - (s - 1 / s), e ~ N(0, 1): variances s^2 and (2 - m)^2 + 2 s^2."""
+    objective = es.analytic_kl_elbo(*gaussian(pathwise))
+    truth = (-2.5320821, jnp.array([1.0, -0.35]))
+    assert_unbiased(lambda key: ppl.value_and_grad(objective)(key, GC, {"x": 2.0}), truth, jr.key(9))
+    np.testing.assert_allclose(gradients(objective, 400_000).var(0), [0.64, 2.25 + 2 * 0.64], rtol=0.05)
+
+
+def chained():
+    """The guide makes z1, then z2; the model z2, then z1: the prior of z1 depends on what is made after it."""
+
+    @ppl.gen
+    def model(theta):
+        z2 = ppl.bernoulli(0.3) @ "z2"
+        z1 = ppl.bernoulli(0.2 + 0.5 * z2) @ "z1"
+        ppl.bernoulli(0.1 + 0.3 * z1 + 0.4 * z2) @ "x"
+
+    @ppl.gen
+    def guide(theta, observed):
+        z1 = ppl.bernoulli(theta, grad=reinforce()) @ "z1"
+        ppl.bernoulli(0.3 + 0.4 * z1, grad=reinforce()) @ "z2"
+
+    return model, guide
+
+
+def test_a_prior_that_depends_on_the_choice_itself_is_sampled():
+    one, other = (exact(objective(*chained()), 0.4) for objective in (es.analytic_kl_elbo, es.elbo))
+    close(one.value, other.value, 12)
+    close(one.gradient, other.gradient, 12)
+    assert abs(float(one.variance - other.variance)) > 0.1, "no divergence in closed form was used"
+
+
+def test_families_without_a_closed_form_and_lanes_and_scans():
+    @ppl.gen
+    def model(params):
+        scale = ppl.gamma(2.0, 1.0) @ "scale"
+        z = jax.vmap(lambda loc: ppl.normal(loc, scale) @ "z")(jnp.arange(3.0))
+        jax.lax.scan(lambda s, _: (ppl.normal(s, 1.0) @ "walk", None), 0.0, None, 2)
+        ppl.normal(z.sum(), 1.0) @ "x"
+
+    @ppl.gen
+    def guide(params, observed):
+        ppl.log_normal(params[0], 0.5) @ "scale"
+        ppl.normal(params[1] * jnp.ones(3), 0.7) @ "z"
+        ppl.normal(jnp.zeros(2), params[2]) @ "walk"
+
+    params, observed = jnp.array([0.1, 0.8, 0.6]), {"x": 2.0}
+    mean = lambda f: jax.jit(jax.vmap(lambda key: ppl.value_and_grad(f(model, guide))(key, params, observed)))
+    keys = jr.split(jr.key(10), 200_000)
+    flat = lambda pair: np.concatenate([np.asarray(pair[0])[:, None], np.asarray(pair[1])], 1)
+    one, other = flat(mean(es.analytic_kl_elbo)(keys)), flat(mean(es.elbo)(jr.split(jr.key(12), 200_000)))
+    error = np.sqrt((one.var(0) + other.var(0)) / len(keys))
+    assert (np.abs(one.mean(0) - other.mean(0)) < 4.5 * error).all()
+    assert one[:, 2].var() < other[:, 2].var()
+
+
 # --- Minibatches -------------------------------------------------------------------------------------------------
 
 
