@@ -1,5 +1,12 @@
-"""Objectives and gradient strategies, written against the public names of `ppl`."""
+"""Objectives, gradient strategies and diagnostics, written against the public names of `ppl`."""
 
+from estimators.diagnostics import bias as bias
+from estimators.diagnostics import pareto_k as pareto_k
+from estimators.diagnostics import sandwich as sandwich
+from estimators.diagnostics import sbc as sbc
+from estimators.diagnostics import signal_to_noise as signal_to_noise
+from estimators.diagnostics import verdict as verdict
+from estimators.diagnostics import vsbc as vsbc
 from estimators.objectives import analytic_kl_elbo as analytic_kl_elbo
 from estimators.objectives import cubo as cubo
 from estimators.objectives import divergences as divergences
