@@ -68,8 +68,8 @@ def pareto_k(log_weights: jax.Array) -> jax.Array:
         log_weights: S of them, at least 25; -inf for weights that are 0.
 
     Returns:
-        k-hat; -inf where the largest weights are all alike, so that there is no tail; inf where one of them is inf
-        or NaN.
+        k-hat; -inf where the largest weights differ by no more than rounding, so that there is no tail; inf where one
+        of them is inf or NaN.
 
     Raises:
         PPLError: There are fewer than 25 weights.
@@ -96,7 +96,8 @@ def pareto_k(log_weights: jax.Array) -> jax.Array:
     ordered = jnp.sort(log_weights)
     relative = jnp.exp(ordered[-tail - 1 :] - ordered[-1])
     exceedances = relative[1:] - relative[0]
-    alike = exceedances[-1] <= 0
+    rounding = 8 * jnp.finfo(exceedances.dtype).eps * jnp.maximum(1, jnp.abs(ordered[-1]))
+    alike = exceedances[-1] <= rounding
     tiny = jnp.finfo(exceedances.dtype).tiny
     shape = generalized_pareto_shape(jnp.where(alike, 1.0 + jnp.arange(tail), jnp.maximum(exceedances, tiny)))
     shape = (tail * shape + 10 * 0.5) / (tail + 10)

@@ -50,14 +50,23 @@ def draw_verdict(verdict: Verdict, path: Path) -> None:
 def _draw_weights(axis, verdict: Verdict) -> None:
     log_weights = verdict.evidence.get("log_weights", np.zeros(0))
     finite = log_weights[np.isfinite(log_weights)]
+    if not len(finite):
+        axis.set_axis_off()
+        return
     axis.set_title("log weights of the guide's draws", fontsize=9)
-    if len(finite):
-        axis.hist(finite, bins=40, color=GUIDE)
-        axis.axvline(verdict.log_evidence, color=POSTERIOR, label="log evidence")
-        axis.axvline(finite.mean(), color=INK, linestyle="--", label="ELBO")
-        axis.legend(fontsize=8, frameon=False)
+    axis.hist(finite, bins=_bins(finite.min(), finite.max(), 40), color=GUIDE)
+    axis.axvline(verdict.log_evidence, color=POSTERIOR, label="log evidence")
+    axis.axvline(finite.mean(), color=INK, linestyle="--", label="ELBO")
+    axis.legend(fontsize=8, frameon=False)
     axis.set_yticks([])
     axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _bins(low: float, high: float, number: int) -> np.ndarray:
+    """Return edges of bins; numbers that differ by rounding alone share one in the middle."""
+    if high - low > 1e-6 * max(1, abs(low), abs(high)):
+        return np.linspace(low, high, number + 1)
+    return np.linspace(low - 0.5, high + 0.5, number + 2 - number % 2)
 
 
 def _draw_grades(axis, verdict: Verdict) -> None:
@@ -89,7 +98,7 @@ def _marginals(verdict: Verdict) -> Iterator[tuple[str, np.ndarray, np.ndarray, 
 def _draw_marginal(axis, name: str, ours: np.ndarray, both: np.ndarray, shares: np.ndarray) -> None:
     counted = both[shares > 1e-6] if (shares > 1e-6).any() else both
     low, high = min(ours.min(), counted.min()), max(ours.max(), counted.max())
-    bins = np.linspace(low, high if high > low else low + 1, 50)
+    bins = _bins(low, high, 50)
     axis.hist(ours, bins, density=True, color=GUIDE, alpha=0.55, label="guide")
     axis.hist(both, bins, weights=shares, density=True, histtype="step", color=POSTERIOR, lw=1.8, label="reweighted")
     axis.set_title(name, fontsize=9)
