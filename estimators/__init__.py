@@ -8,6 +8,7 @@ from estimators.diagnostics import signal_to_noise as signal_to_noise
 from estimators.diagnostics import verdict as verdict
 from estimators.diagnostics import vsbc as vsbc
 from estimators.objectives import analytic_kl_elbo as analytic_kl_elbo
+from estimators.objectives import annealed as annealed
 from estimators.objectives import cubo as cubo
 from estimators.objectives import divergences as divergences
 from estimators.objectives import diwhvi as diwhvi
@@ -15,11 +16,14 @@ from estimators.objectives import dreg as dreg
 from estimators.objectives import elbo as elbo
 from estimators.objectives import exp_cubo as exp_cubo
 from estimators.objectives import f_divergence as f_divergence
+from estimators.objectives import fisher_divergence as fisher_divergence
 from estimators.objectives import forward_kl as forward_kl
 from estimators.objectives import hvi as hvi
 from estimators.objectives import iwelbo as iwelbo
 from estimators.objectives import iwhvi as iwhvi
+from estimators.objectives import kernel_stein as kernel_stein
 from estimators.objectives import renyi as renyi
+from estimators.objectives import score_matching as score_matching
 from estimators.objectives import sleep_q as sleep_q
 from estimators.objectives import smc_elbo as smc_elbo
 from estimators.objectives import sticking_the_landing as sticking_the_landing
@@ -38,6 +42,10 @@ from estimators.strategies import leave_one_out_lanes as leave_one_out_lanes
 from estimators.strategies import mvd as mvd
 from estimators.strategies import pathwise as pathwise
 from estimators.strategies import reinforce as reinforce
+from estimators.updates import Cavi as Cavi
+from estimators.updates import cavi as cavi
+from estimators.updates import fisher_information as fisher_information
+from estimators.updates import natural_gradient as natural_gradient
 from ppl.methods import multinomial as multinomial
 from ppl.methods import residual as residual
 from ppl.methods import stratified as stratified

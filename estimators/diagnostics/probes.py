@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from estimators.objectives.dreams import dreamt
 from ppl import GenerativeFunction, PPLError, assess, merge, seed, simulate
 from ppl._errors import user_source
-from ppl.choicemap import flatten, nest
 
 
 def require_draws(usage: str, name: str, number: Any, least: int) -> None:
@@ -57,11 +56,4 @@ def at_choices(model: GenerativeFunction, guide: GenerativeFunction) -> Callable
 
 def dream(model: GenerativeFunction) -> Callable[..., tuple]:
     """Return a stochastic function of `(params, observed, *inputs)`: latent choices and observations of the model."""
-
-    def run(params: Any, observed: Any, *inputs: Any) -> tuple:
-        drawn, seen = flatten(simulate(model)(params, *inputs).choices), flatten(observed)
-        latent = {path: leaf for path, leaf in drawn.items() if path not in seen}
-        data = {path: jnp.asarray(drawn[path], jnp.result_type(leaf)) for path, leaf in seen.items()}
-        return nest(latent), nest(data)
-
-    return run
+    return lambda params, observed, *inputs: dreamt(model, params, observed, *inputs)

@@ -6,14 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.scipy.special import xlogy
 
 from estimators.objectives.checks import require_programs
+from estimators.objectives.closed_divergence import closed_divergence
 from ppl import GenerativeFunction, assess, merge, simulate
 from ppl._errors import boundary
 from ppl.choicemap import flatten, show
-from ppl.primitives import View
 from ppl.transforms.traits import density_of, estimated, exact_globs
 from ppl.transforms.views import parents, views
 
@@ -79,7 +77,7 @@ def _divergences(model, guide, drawn: Any, choices: Any, model_args: tuple, args
     found = {}
     for name in ours.keys() & theirs.keys():
         free = needed[name].isdisjoint({name, *_helped_by(name, names, before)})
-        value = _divergence(ours[name], theirs[name]) if free else None
+        value = closed_divergence(ours[name], theirs[name]) if free else None
         if value is not None:
             found[name] = value
     return {name: found[name] for name in names if name in found}
@@ -92,26 +90,3 @@ def _helped_by(name: str, names: list[str], before: Mapping[str, set[str]]) -> s
         last = len(found)
         found |= {other for other in names if other not in before or before[other] & found}
     return found
-
-
-def _divergence(q: View, p: View) -> jax.Array | None:
-    if q.shape != p.shape or q.event_shape != p.event_shape:
-        return None
-    if q.spec.family.enumerable and p.spec.family.enumerable:
-        return _of_finite(q, p)
-    from numpyro.distributions import kl_divergence  # importing NumPyro takes long
-
-    try:
-        value = kl_divergence(q.spec.numpyro(q.params), p.spec.numpyro(p.params))
-    except NotImplementedError:  # this is how NumPyro says that a pair has no closed form
-        return None
-    return jnp.sum(jnp.broadcast_to(value, q.shape))
-
-
-def _of_finite(q: View, p: View) -> jax.Array | None:
-    sizes = [one.spec.num_values([param.shape for param in one.params]) for one in (q, p)]
-    if sizes[0] != sizes[1] or q.spec.first_value() != p.spec.first_value():
-        return None
-    ours, theirs = (one.spec.probabilities(one.params) for one in (q, p))
-    cost = xlogy(ours, ours) - xlogy(ours, theirs)
-    return jnp.sum(jnp.broadcast_to(cost.sum(0), q.shape))

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from estimators.objectives.checks import require_particles, require_programs
-from estimators.objectives.guides import detached
+from estimators.objectives.dreams import dreamt
 from estimators.objectives.weighted import guide_densities, weighted_particles
-from ppl import AddressError, GenerativeFunction, assess, simulate
-from ppl._errors import boundary, user_source
-from ppl.choicemap import Masked, flatten, nest, show
+from ppl import GenerativeFunction, assess
+from ppl._errors import boundary
 
 
 @boundary
@@ -130,30 +129,7 @@ def sleep_q(model: GenerativeFunction, guide: GenerativeFunction) -> Callable[..
     require_programs("sleep_q", model=model, guide=guide)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
-        dream = flatten(simulate(model)(detached(params), *inputs).choices)
-        shapes = flatten(observed)
-        _require_made(dream, shapes)
-        seen = nest({path: _like(dream[path], leaf) for path, leaf in shapes.items()})
-        latent = nest({path: leaf for path, leaf in dream.items() if path not in shapes})
+        latent, seen = dreamt(model, params, observed, *inputs)
         return assess(guide)(latent, params, seen, *inputs)[0]
 
     return objective
-
-
-def _require_made(dream: dict, shapes: dict) -> None:
-    missing = [show(path) for path in shapes if path not in dream]
-    if missing:
-        raise AddressError(
-            f'The model makes no choice at "{missing[0]}", which is observed.',
-            where=user_source(),
-            expected=", ".join(f'"{show(path)}"' for path in dream),
-            got=", ".join(f'"{name}"' for name in missing),
-            remedy="observe choices that the model makes",
-        )
-
-
-def _like(dreamt: Any, leaf: Any) -> Any:
-    """Give a dreamt value the dtype (and the mask) of what is observed."""
-    if isinstance(leaf, Masked):
-        return Masked(_like(dreamt, leaf.value), leaf.mask)
-    return dreamt if isinstance(dreamt, Masked) else jnp.asarray(dreamt, jnp.result_type(leaf))
