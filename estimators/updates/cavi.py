@@ -181,7 +181,7 @@ class _Problem:
         """Update every coordinate once."""
         for name, (shape, _, _) in self.finite.items():
             state = jax.lax.fori_loop(0, math.prod(shape), lambda i, s, name=name: self._finite(s, name, i), state)
-        return jax.lax.fori_loop(0, self.size, lambda i, s: self._real(s, i), state)
+        return jax.lax.fori_loop(0, self.size, lambda i, s: self._real(s, i), state) if self.size else state
 
     def _finite(self, state: tuple, name: str, at: Any) -> tuple:
         probabilities, means, variances = state
