@@ -32,7 +32,7 @@ def dreg(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -
     `iwelbo` falls.
 
     Args:
-        model: Called as `model(params, *inputs)`.
+        model: Called as `model(params, *inputs)`; its density is exact.
         guide: Called as `guide(params, observed, *inputs)`; its density is exact, and only `params` is trained in it.
         particles: Number K of independent draws from the guide, at least 1; 1 gives `sticking_the_landing`.
 
@@ -42,7 +42,7 @@ def dreg(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -
     Raises:
         PPLError: `particles` is not a positive int.
         AddressError: The guide's and the observed choices together are not the model's.
-        StrategyError: The density of the guide is an estimate: assessed once more it would be another one.
+        StrategyError: The density of guide or model is an estimate: assessed once more it would be another one.
 
     Example:
         >>> import jax, ppl
@@ -64,6 +64,7 @@ def dreg(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         args = (params, observed, *inputs)
         require_exact("dreg", guide, *args)
+        require_exact("dreg", model, params, *inputs)
         others = _not_pathwise(guide, args)
 
         def draw(_: Any) -> tuple[Any, jax.Array, jax.Array]:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from estimators.objectives.checks import require_particles, require_programs
-from estimators.objectives.guides import tangents_of
 from estimators.objectives.weighted import guide_densities, weighted_particles
 from ppl import GenerativeFunction
 from ppl._errors import boundary
@@ -50,9 +49,9 @@ def forward_kl(model: GenerativeFunction, guide: GenerativeFunction, particles: 
     require_programs("forward_kl", model=model, guide=guide)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
-        choices, _, log_weights = weighted_particles(model, guide, particles, params, observed, *inputs)
-        shares = jax.nn.softmax(log_weights)
-        divergence = jnp.sum(shares * log_weights) - jax.nn.logsumexp(log_weights) + jnp.log(particles)
-        return jnp.sum(shares * tangents_of(guide_densities(guide, choices, params, observed, *inputs))) - divergence
+        choices, log_joints, log_weights = weighted_particles(model, guide, particles, params, observed, *inputs)
+        # Not the derivatives of log q alone, its value too: if it is an estimate, that is what its choices are charged.
+        log_ratios = guide_densities(guide, choices, params, observed, *inputs) - jax.lax.stop_gradient(log_joints)
+        return jnp.sum(jax.nn.softmax(log_weights) * log_ratios) + jax.nn.logsumexp(log_weights) - jnp.log(particles)
 
     return objective

@@ -38,14 +38,14 @@ def simulate_detached(guide: GenerativeFunction, params: Any, observed: Any, *in
     return simulate(guide)(detached(params), observed, *inputs)
 
 
-def require_exact(usage: str, guide: GenerativeFunction, *args: Any) -> None:
-    """Refuse a guide whose density is an estimate: assessed at drawn values, it would be another estimate."""
-    names = estimated(guide, args)
+def require_exact(usage: str, program: GenerativeFunction, *args: Any) -> None:
+    """Refuse a program whose density is an estimate: assessed at the same values again, it would be another one."""
+    names = estimated(program, args)
     if names:
         raise StrategyError(
-            f"`{usage}` assesses the guide at its own draws, but its density is an estimate.",
+            f"`{usage}` assesses `{program.name}` twice at the same values, but its density is an estimate.",
             where=user_source(),
-            expected="a guide whose density is exact",
+            expected="a program whose density is exact",
             got="a marginal or normalised program at " + ", ".join(f'"{name}"' for name in names),
-            remedy="use `elbo` or `iwelbo`, which take the density from the run itself",
+            remedy="use `elbo` or `iwelbo`, which take every density once",
         )

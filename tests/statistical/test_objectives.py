@@ -616,13 +616,90 @@ def test_sleep_names_an_observation_that_is_not_made():
         exact(es.sleep_q(MODEL, GUIDE), observed={"y": 1})
 
 
+@ppl.gen
+def hierarchical(theta, observed):
+    u = ppl.bernoulli(theta, grad=reinforce()) @ "u"
+    ppl.bernoulli(jnp.where(u, 0.9, 0.2), grad=reinforce()) @ "z"
+
+
 @pytest.mark.parametrize("make", [es.sticking_the_landing, lambda m, g: es.dreg(m, g, 2)])
 def test_a_guide_whose_density_is_an_estimate_is_refused(make):
-    @ppl.gen
-    def hierarchical(theta, observed):
-        u = ppl.bernoulli(theta, grad=enum()) @ "u"
-        ppl.bernoulli(jnp.where(u, 0.9, 0.2), grad=enum()) @ "z"
-
-    guide = ppl.marginal(hierarchical, "z")
     with pytest.raises(ppl.StrategyError, match="density is an estimate"):
-        exact(make(MODEL, guide))
+        exact(make(MODEL, ppl.marginal(hierarchical, "z")))
+
+
+def test_a_model_whose_density_is_an_estimate_is_refused_by_dreg():
+    @ppl.gen
+    def model(theta):
+        u = ppl.bernoulli(0.4, grad=reinforce()) @ "u"
+        ppl.bernoulli(jnp.where(u, 0.9, 0.2), grad=reinforce()) @ "z"
+
+    guide = two_point(reinforce)[1]
+    with pytest.raises(ppl.StrategyError, match="density is an estimate"):
+        exact(es.dreg(ppl.marginal(model, "z"), guide, 2), observed={})
+    one, other = (
+        exact(make(ppl.marginal(model, "z"), guide), observed={}) for make in (es.sticking_the_landing, es.elbo)
+    )
+    close(one.gradient, other.gradient, 12)
+
+
+@pytest.mark.parametrize(
+    "make", [es.analytic_kl_elbo, lambda m, g: es.tempered_elbo(m, g, 1.0), lambda m, g: es.renyi(m, g, 1.0, 2)]
+)
+def test_guides_whose_density_is_an_estimate(make):
+    guide = ppl.marginal(hierarchical, "z")
+    one, other = exact(make(MODEL, guide)), exact(es.elbo(MODEL, guide))
+    close(one.value, other.value, 12)
+    close(one.gradient, other.gradient, 12)
+
+
+def test_forward_divergence_of_a_guide_whose_density_is_an_estimate():
+    """Its gradient is that of `wake_q`, the scores of the estimate's own choices included."""
+    guide = ppl.marginal(hierarchical, "z")
+    one, other = (exact(make(MODEL, guide, 2)) for make in (es.forward_kl, es.wake_q))
+    close(one.gradient, other.gradient, 12)
+    assert abs(float(one.gradient)) > 0.01
+
+
+# --- Choices in nested calls, scans and conds --------------------------------------------------------------------
+
+
+def structured(first, second):
+    """A coin, a chain of two coins that starts from it, and a coin that is there only if it shows heads."""
+
+    @ppl.gen
+    def chain(prob, start):
+        flip = lambda state, _: (1.0 * (ppl.bernoulli(prob + 0.3 * state, grad=first()) @ "c"), None)
+        return jax.lax.scan(flip, start, None, 2)[0]
+
+    @ppl.gen
+    def model(theta):
+        z = ppl.bernoulli(0.3) @ "z"
+        last = chain(0.2, 1.0 * z) @ "chain"
+        m = jax.lax.cond(z == 1, lambda: 1.0 * (ppl.bernoulli(0.7) @ "m"), lambda: 0.5)
+        ppl.bernoulli(0.05 + 0.1 * z + 0.2 * last + 0.1 * m) @ "x"
+
+    @ppl.gen
+    def guide(theta, observed):
+        z = ppl.bernoulli(theta[0], grad=first()) @ "z"
+        chain(theta[1], 1.0 * z) @ "chain"
+        jax.lax.cond(z == 1, lambda: 1.0 * (ppl.bernoulli(theta[0], grad=second()) @ "m"), lambda: 0.5)
+
+    return model, guide
+
+
+@pytest.mark.parametrize(("first", "second"), [(reinforce, reinforce), (enum, enum), (reinforce, enum)])
+def test_structured_programs(first, second):
+    """Every objective has the mean of the bound that it rewrites."""
+    programs, theta = structured(first, second), jnp.array([0.4, 0.3])
+    run = lambda make: exact(make(*programs), theta)
+    pairs = [
+        (es.elbo, [es.sticking_the_landing, es.analytic_kl_elbo, lambda m, g: es.tempered_elbo(m, g, 1.0)]),
+        (lambda m, g: es.iwelbo(m, g, 2), [lambda m, g: es.vimco(m, g, 2), lambda m, g: es.dreg(m, g, 2)]),
+    ]
+    for bound, others in pairs[: 1 if first is enum else 2]:  # enumerated histories of two particles are too many
+        truth = run(bound)
+        for other in others:
+            found = run(other)
+            close(found.value, truth.value, 10)
+            close(found.gradient, truth.gradient, 10)
