@@ -7,7 +7,7 @@ import pytest
 
 import ppl
 from ppl import enum, pathwise, reinforce
-from ppl.transforms.traits import density_of, estimated, exact_globs
+from ppl.transforms.traits import density_of, density_without, estimated, exact_globs
 from ppl.transforms.views import parents, views
 
 pytestmark = pytest.mark.x64
@@ -69,6 +69,31 @@ def test_density_of_very_addresses():
     both = program.project(trace, "z")
     np.testing.assert_allclose(both, outer + log_normal(0.7, 1.0, 2.0), rtol=1e-12)
     assert density_of(program, trace, []) == 0
+
+
+def test_density_without_very_addresses():
+    """Factors stay; what is left out is not evaluated, be it NaN; choices made in the wrong place still give -inf."""
+    total = program.log_density(CHOICES, True)
+    trace = ppl.Trace(CHOICES, None, 0.0, (True,))
+    left = density_without(program, CHOICES, (True,), ["z", "b"])
+    np.testing.assert_allclose(left + density_of(program, trace, ["z", "b"]), total, rtol=1e-12)
+    np.testing.assert_allclose(density_without(program, CHOICES, (True,), []), total, rtol=1e-12)
+
+    @ppl.gen
+    def weighted():
+        ppl.normal(0.0, 1.0) @ "z"
+        ppl.factor(2.5) @ "f"
+
+    assert density_without(ppl.scale(weighted, {"f": 2.0}), {"z": jnp.inf}, (), ["z"]) == 5.0
+
+    @ppl.gen
+    def sometimes(flag):
+        ppl.normal(0.0, 1.0) @ "a"
+        jax.lax.cond(flag, lambda: ppl.normal(0.0, 1.0) @ "m", lambda: 0.0)
+
+    choices = {"a": 0.0, "m": ppl.Masked(jnp.array(0.0), jnp.array(True))}
+    assert np.isfinite(density_without(sometimes, choices, (jnp.array(True),), ["a"]))
+    assert density_without(sometimes, choices, (jnp.array(False),), ["a"]) == -jnp.inf
 
 
 def test_globs_of_very_addresses():

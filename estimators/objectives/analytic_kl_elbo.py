@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from estimators.objectives.checks import require_programs
 from estimators.objectives.closed_divergence import closed_divergence
-from ppl import GenerativeFunction, assess, merge, simulate
+from ppl import GenerativeFunction, merge, simulate
 from ppl._errors import boundary
 from ppl.choicemap import flatten, show
-from ppl.transforms.traits import density_of, estimated, exact_globs
+from ppl.transforms.traits import density_of, density_without, estimated
 from ppl.transforms.views import parents, views
 
 
@@ -54,19 +54,14 @@ def analytic_kl_elbo(model: GenerativeFunction, guide: GenerativeFunction) -> Ca
         drawn = simulate(guide)(*args)
         choices = merge(drawn.choices, observed)
         divergences = _divergences(model, guide, drawn.choices, choices, (params, *inputs), args)
-        log_joint, _ = assess(model, _without(divergences, choices))(choices, params, *inputs)
+        log_joint = density_without(model, choices, (params, *inputs), divergences)
         if estimated(guide, args):  # what was estimated in this run is not to be estimated once more
             log_prob = drawn.log_density - density_of(guide, drawn, divergences)
         else:
-            log_prob, _ = assess(guide, _without(divergences, drawn.choices))(drawn.choices, *args)
+            log_prob = density_without(guide, drawn.choices, args, divergences)
         return log_joint - log_prob - sum(divergences.values())
 
     return objective
-
-
-def _without(names: Collection[str], choices: Any) -> dict[str, float]:
-    """Return weights that leave out the densities at some addresses."""
-    return exact_globs({show(path): float(show(path) not in names) for path in flatten(choices)})
 
 
 def _divergences(model, guide, drawn: Any, choices: Any, model_args: tuple, args: tuple) -> dict[str, jax.Array]:
