@@ -78,7 +78,7 @@ def pareto_k(log_weights: jax.Array) -> jax.Array:
         >>> import jax, jax.numpy as jnp
         >>> from estimators import pareto_k
         >>> z = jax.random.normal(jax.random.key(0), (4000,))
-        >>> narrow = 0.5 * z  # draws of N(0, .5) for N(0, 1): the weights have no variance
+        >>> narrow = 0.3 * z  # draws of N(0, .3) for N(0, 1): k = 1 - .3**2, the weights have no variance
         >>> bool(pareto_k(-(narrow**2) / 2 + z**2 / 2) > 0.7)
         True
     """
