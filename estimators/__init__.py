@@ -1,11 +1,37 @@
-"""Objectives and gradient strategies, written against the public names of `ppl`."""
+"""Objectives, gradient strategies and diagnostics, written against the public names of `ppl`."""
 
+from estimators.diagnostics import bias as bias
+from estimators.diagnostics import pareto_k as pareto_k
+from estimators.diagnostics import sandwich as sandwich
+from estimators.diagnostics import sbc as sbc
+from estimators.diagnostics import signal_to_noise as signal_to_noise
+from estimators.diagnostics import verdict as verdict
+from estimators.diagnostics import vsbc as vsbc
+from estimators.objectives import analytic_kl_elbo as analytic_kl_elbo
+from estimators.objectives import annealed as annealed
+from estimators.objectives import cubo as cubo
+from estimators.objectives import divergences as divergences
 from estimators.objectives import diwhvi as diwhvi
+from estimators.objectives import dreg as dreg
 from estimators.objectives import elbo as elbo
+from estimators.objectives import exp_cubo as exp_cubo
+from estimators.objectives import f_divergence as f_divergence
+from estimators.objectives import fisher_divergence as fisher_divergence
+from estimators.objectives import forward_kl as forward_kl
 from estimators.objectives import hvi as hvi
 from estimators.objectives import iwelbo as iwelbo
 from estimators.objectives import iwhvi as iwhvi
+from estimators.objectives import kernel_stein as kernel_stein
+from estimators.objectives import renyi as renyi
+from estimators.objectives import score_matching as score_matching
+from estimators.objectives import sleep_q as sleep_q
 from estimators.objectives import smc_elbo as smc_elbo
+from estimators.objectives import sticking_the_landing as sticking_the_landing
+from estimators.objectives import tempered_elbo as tempered_elbo
+from estimators.objectives import thermodynamic as thermodynamic
+from estimators.objectives import vimco as vimco
+from estimators.objectives import wake_p as wake_p
+from estimators.objectives import wake_q as wake_q
 from estimators.strategies import arm as arm
 from estimators.strategies import constant as constant
 from estimators.strategies import disarm as disarm
@@ -28,6 +54,10 @@ from estimators.strategies import relax as relax
 from estimators.strategies import stochastic_perturbation as stochastic_perturbation
 from estimators.strategies import straight_through as straight_through
 from estimators.strategies import unordered as unordered
+from estimators.updates import Cavi as Cavi
+from estimators.updates import cavi as cavi
+from estimators.updates import fisher_information as fisher_information
+from estimators.updates import natural_gradient as natural_gradient
 from ppl.methods import multinomial as multinomial
 from ppl.methods import residual as residual
 from ppl.methods import stratified as stratified

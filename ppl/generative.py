@@ -148,6 +148,21 @@ class GenerativeFunction:
         }
 
     @boundary
+    def strategies(self, *args: Any) -> dict[str, tuple]:
+        """Return the gradient strategies by address, a tuple where branches of a cond share one; nothing is run.
+
+        For objectives that treat choices by how they are differentiated: a baseline is for score functions only.
+
+        Example:
+            >>> import ppl
+            >>> [str(one) for one in ppl.gen(lambda: ppl.bernoulli(0.5, grad=ppl.enum()) @ "b").strategies()["b"]]
+            ['enum']
+        """
+        from ppl.transforms.traits import strategies
+
+        return strategies(self, args)
+
+    @boundary
     def simulate(self, key: jax.Array | None = None, *args: Any) -> Trace:
         """Run the program: `ppl.seed(ppl.simulate(gf))(key, *args)`."""
         from ppl.transforms import seed, simulate

@@ -296,7 +296,8 @@ class Run(Sliced):
 
     def _factor(self, eqn, values) -> list:
         scale = math.prod(n / size for _, n, size in self._around(self.path(eqn)))
-        weight = values[0].sum() if scale == 1 else scale * values[0].sum()
+        weight = jnp.sum(values[0])  # A number in the program's text is no array.
+        weight = weight if scale == 1 else scale * weight
         self.log_densities.append(weight)
         self.log_weights.append(weight)
         return []

@@ -1,0 +1,16 @@
+"""Diagnostics: is a fit to be trusted, is a gradient, and where does the noise come from?"""
+
+from estimators.diagnostics.calibration import Calibration as Calibration
+from estimators.diagnostics.calibration import sbc as sbc
+from estimators.diagnostics.calibration import vsbc as vsbc
+from estimators.diagnostics.noise import Bias as Bias
+from estimators.diagnostics.noise import SignalToNoise as SignalToNoise
+from estimators.diagnostics.noise import bias as bias
+from estimators.diagnostics.noise import signal_to_noise as signal_to_noise
+from estimators.diagnostics.pareto import generalized_pareto_shape as generalized_pareto_shape
+from estimators.diagnostics.pareto import pareto_k as pareto_k
+from estimators.diagnostics.sandwich import Sandwich as Sandwich
+from estimators.diagnostics.sandwich import sandwich as sandwich
+from estimators.diagnostics.verdict import Finding as Finding
+from estimators.diagnostics.verdict import Verdict as Verdict
+from estimators.diagnostics.verdict import verdict as verdict
