@@ -121,11 +121,12 @@ def _steps_jvp(whole: bool, primals, tangents):
     finite = jnp.where(vectors == 0, 0, d_gains)
     inflow = _all_times(before, d_tables) * factors + vectors * finite
 
-    def step(d_vector, table, factor, add):
-        d_vector = times(d_vector, table) * factor + add
+    def step(d_vector, turned, factor, add):
+        d_vector = times(d_vector, jnp.swapaxes(turned, -1, -2)) * factor + add
         return d_vector, d_vector if whole else None
 
-    d_last, d_vectors = _scan(step, d_start, tables, (factors, inflow))
+    turned = jnp.swapaxes(tables, -1, -2)  # Transposed, the step is a product with rows that lie in a row.
+    d_last, d_vectors = _scan(step, d_start, turned, (factors, inflow))
     out = (vectors, d_vectors) if whole else (vectors[-1], d_last)
     return (out[0], scales), (out[1], jnp.zeros_like(scales))
 
