@@ -46,19 +46,20 @@ def message(start: Array, tables: Tables, gains: Vectors, multiply) -> Array:
     """
     powers, shift = columns(tables)
     lanes = (1,) * (gains.ndim - 2)
-    gains = gains + shift.reshape(-1, *lanes, gains.shape[-1])
-    largest = _finite_max(gains, -1)
-    relative = jnp.where(gains == -jnp.inf, -jnp.inf, gains - largest)
-    first = _finite_max(start, -1)
-    last, log_scale = multiply(_exp(start, first), powers, relative)
+    gains, largest, possible = _relative(gains + shift.reshape(-1, *lanes, gains.shape[-1]))
+    start, first, begins = _relative(start)
+    last, log_scale = multiply(jnp.exp(start), powers, gains)
     some = last > 0
-    logs = jnp.where(some, jnp.log(jnp.where(some, last, 1)), -jnp.inf)
-    offset = log_scale + largest[..., 0].sum(0) + first[..., 0]
-    possible = (gains > -jnp.inf).any(-1).all(0) & (start > -jnp.inf).any(-1)
-    known = ~(jnp.isnan(gains).any((0, -1)) | jnp.isnan(start).any(-1))
-    infinite = known & possible & ((gains == jnp.inf).any((0, -1)) | (start == jnp.inf).any(-1))
-    logs = jnp.where(possible[..., None] | ~known[..., None], logs + offset[..., None], -jnp.inf)
-    return jnp.where(infinite[..., None], jnp.inf, logs)
+    logs = jnp.where(some, jnp.log(jnp.where(some, last, 1)), -jnp.inf) + (log_scale + largest.sum(0) + first)[..., None]
+    return jnp.where((possible.all(0) & begins)[..., None], logs, -jnp.inf)
+
+
+def _relative(logs: Array) -> tuple[Array, Array, Array]:
+    """Take out the largest of each row: a row whose largest is infinite becomes 0; one of -inf alone is marked."""
+    largest, possible = lax.stop_gradient(logs.max(-1)), logs != -jnp.inf
+    ordinary = (jnp.abs(largest) != jnp.inf)[..., None]
+    safe = jnp.where(possible & ordinary, logs - jnp.where(ordinary, largest[..., None], 0), 0)
+    return jnp.where(possible | ~ordinary, safe, -jnp.inf), largest, largest != -jnp.inf
 
 
 def columns(tables: Array) -> tuple[Array, Array]:
@@ -84,6 +85,12 @@ def times(vectors: Array, table: Array) -> Array:
     return jnp.matmul(vectors, table, precision=lax.Precision.HIGHEST)
 
 
+def _times_turned(vectors: Array, turned: Array) -> Array:
+    """Multiply row vectors and the transpose of a matrix; what reverse mode makes of it reads memory in order."""
+    contract = (((vectors.ndim - 1,), (1,)), ((), ()))
+    return lax.dot_general(vectors, turned, contract, precision=lax.Precision.HIGHEST)
+
+
 def sequentially(start: Array, tables: Array, gains: Array) -> tuple[Array, Array]:
     """Return the last vector, which sums to 1, and the logarithm of its scale."""
     last, scales = _steps(False, start, tables, gains)
@@ -104,11 +111,11 @@ def _steps(whole: bool, start: Array, tables: Array, gains: Array) -> tuple[Arra
     def step(vector, table, gain):
         vector = times(vector, table) * gain
         scale = vector.sum(-1)
-        vector = vector / jnp.where(scale == 0, 1, scale)[..., None]
+        vector = vector / lax.broadcast_in_dim(scale, vector.shape, range(scale.ndim))  # Faster than by scale[..., None].
         return vector, (vector if whole else None, scale)
 
     last, (vectors, scales) = _scan(step, start, tables, (jnp.exp(gains),))
-    return (vectors if whole else last), jnp.where(scales == 0, 1, scales)
+    return (vectors if whole else last), scales
 
 
 @_steps.defjvp
@@ -122,10 +129,10 @@ def _steps_jvp(whole: bool, primals, tangents):
     inflow = _all_times(before, d_tables) * factors + vectors * finite
 
     def step(d_vector, turned, factor, add):
-        d_vector = times(d_vector, jnp.swapaxes(turned, -1, -2)) * factor + add
+        d_vector = _times_turned(d_vector, turned) * factor + add
         return d_vector, d_vector if whole else None
 
-    turned = jnp.swapaxes(tables, -1, -2)  # Transposed, the step is a product with rows that lie in a row.
+    turned = jnp.swapaxes(tables, -1, -2)
     d_last, d_vectors = _scan(step, d_start, turned, (factors, inflow))
     out = (vectors, d_vectors) if whole else (vectors[-1], d_last)
     return (out[0], scales), (out[1], jnp.zeros_like(scales))
