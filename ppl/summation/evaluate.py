@@ -89,7 +89,9 @@ def _varying(factor: LogFactor) -> LogFactor:
     return LogFactor(factor.axes, factor.dims, factor.raw, True)
 
 
-def log_sum(gf: GenerativeFunction, given: dict, args: tuple, max_states: int, parallel: bool | None = None) -> jax.Array:
+def log_sum(
+    gf: GenerativeFunction, given: dict, args: tuple, max_states: int, parallel: bool | None = None
+) -> jax.Array:
     """Return the log density of the given choices, summed exactly over all others.
 
     Args:

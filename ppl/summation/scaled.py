@@ -50,7 +50,9 @@ def message(start: Array, tables: Tables, gains: Vectors, multiply) -> Array:
     start, first, begins = _relative(start)
     last, log_scale = multiply(jnp.exp(start), powers, gains)
     some = last > 0
-    logs = jnp.where(some, jnp.log(jnp.where(some, last, 1)), -jnp.inf) + (log_scale + largest.sum(0) + first)[..., None]
+    logs = (
+        jnp.where(some, jnp.log(jnp.where(some, last, 1)), -jnp.inf) + (log_scale + largest.sum(0) + first)[..., None]
+    )
     return jnp.where((possible.all(0) & begins)[..., None], logs, -jnp.inf)
 
 
@@ -111,7 +113,9 @@ def _steps(whole: bool, start: Array, tables: Array, gains: Array) -> tuple[Arra
     def step(vector, table, gain):
         vector = times(vector, table) * gain
         scale = vector.sum(-1)
-        vector = vector / lax.broadcast_in_dim(scale, vector.shape, range(scale.ndim))  # Faster than by scale[..., None].
+        vector = vector / lax.broadcast_in_dim(
+            scale, vector.shape, range(scale.ndim)
+        )  # Faster than by scale[..., None].
         return vector, (vector if whole else None, scale)
 
     last, (vectors, scales) = _scan(step, start, tables, (jnp.exp(gains),))
