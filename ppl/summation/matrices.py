@@ -18,10 +18,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ppl.summation.factors import Dim, LogFactor, Scene
-from ppl.summation.scaled import columns, lowest, message, sequentially
+from ppl.summation.scaled import message, sequentially
 from ppl.summation.tree import as_tree
 
 TREE_STATES = 256
@@ -54,7 +53,7 @@ class Matrices:
             parallel: Whether to multiply as a tree; None: see [`prefers_tree`][].
             exact: Returns the same, computed in logarithms.
         """
-        start, states = jnp.moveaxis(init, 0, -1), self.table.shape[-1]
+        start = jnp.moveaxis(init, 0, -1)
         shape = (self.steps, *start.shape)
         gains = jnp.zeros(shape, init.dtype)
         if self.after is not None:
@@ -64,10 +63,10 @@ class Matrices:
             gains = gains.at[:-1].add(before[1:])
             start = start + before[0]
         tree = prefers_tree(self.steps, gains[0].size) if parallel is None else parallel
-        powers, _ = columns(lax.stop_gradient(self.table))
-        enough = powers.min() >= lowest(powers.dtype, states, 3 if tree else 2)
-        product = lambda: message(start, self.table, gains, as_tree if tree else sequentially)
-        return lax.cond(enough, lambda: jnp.moveaxis(product(), -1, 0), exact)
+        multiply = as_tree if tree else sequentially
+        # Of what is not done, only what it starts from is kept for derivatives.
+        other = jax.checkpoint(lambda: jnp.moveaxis(exact(), 0, -1))
+        return jnp.moveaxis(message(start, self.table, gains, multiply, other), -1, 0)
 
 
 def prefers_tree(steps: int, states: int) -> bool:

@@ -17,6 +17,7 @@ derivative of a loop would add a k x k matrix up in every step.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +30,17 @@ Vectors = Float[Array, "n *lanes k"]
 Tables = Float[Array, "k k"] | Float[Array, "n k k"]
 
 
-def message(start: Array, tables: Tables, gains: Vectors, multiply) -> Array:
+def message(start: Array, tables: Tables, gains: Vectors, multiply: Callable, exact: Callable | None = None) -> Array:
     """Return log(exp(start) A_1 diag(exp(f_1)) A_2 ... ) for logarithms of everything.
 
-    What is -inf adds nothing and has the derivative 0. All numbers of the tables have to be large beside those that are
-    lost in rounding: see [`lowest`][].
+    What is -inf adds nothing and has the derivative 0.
 
     Args:
         start: Logarithms of a vector, lanes first.
         tables: Logarithms of one matrix, or of one for each step.
         gains: Logarithms f_t that are added after each step.
         multiply: `sequentially`, or `as_tree`.
+        exact: Returns the same in another way, which is taken if some number of a table is less than `lowest`.
 
     Returns:
         Logarithms of the last vector.
@@ -47,13 +48,23 @@ def message(start: Array, tables: Tables, gains: Vectors, multiply) -> Array:
     powers, shift = columns(tables)
     lanes = (1,) * (gains.ndim - 2)
     gains, largest, possible = _relative(gains + shift.reshape(-1, *lanes, gains.shape[-1]))
-    start, first, begins = _relative(start)
-    last, log_scale = multiply(jnp.exp(start), powers, gains)
-    some = last > 0
-    logs = (
-        jnp.where(some, jnp.log(jnp.where(some, last, 1)), -jnp.inf) + (log_scale + largest.sum(0) + first)[..., None]
+    begin, first, begins = _relative(start)
+
+    def product(begin, powers, gains):
+        last, log_scale = multiply(begin, powers, gains)
+        some = last > 0
+        logs = jnp.where(some, jnp.log(jnp.where(some, last, 1)), -jnp.inf)
+        return logs + (log_scale + largest.sum(0) + first)[..., None]
+
+    operands = jnp.exp(begin), powers, gains
+    both = (possible.all(0) & begins)[..., None]
+    found = lambda *operands: jnp.where(both, product(*operands), -jnp.inf)
+    if exact is None:
+        return found(*operands)
+    enough = lax.stop_gradient(powers).min() >= lowest(
+        powers.dtype, gains.shape[-1], 2 if multiply is sequentially else 3
     )
-    return jnp.where((possible.all(0) & begins)[..., None], logs, -jnp.inf)
+    return lax.cond(enough, found, lambda *_: exact(), *operands)
 
 
 def _relative(logs: Array) -> tuple[Array, Array, Array]:

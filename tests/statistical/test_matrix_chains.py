@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ppl
-from ppl import jaxprs, bernoulli, categorical, gen, marginal, normal
+from ppl import bernoulli, categorical, gen, jaxprs, marginal, normal
 from ppl.reports.costs import costs
 from ppl.summation.logs import log_sum_exp
 from ppl.summation.matrices import prefers_tree
