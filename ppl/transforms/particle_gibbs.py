@@ -61,7 +61,7 @@ def particle_gibbs(
         >>> state["z"].shape
         (3,)
     """
-    from ppl.methods.smc import smc  # Methods are written against the other transformations.
+    from ppl.methods.sequential import smc  # Methods are written against the other transformations.
 
     require_gf(gf, "particle_gibbs")
     if proposal is not None:

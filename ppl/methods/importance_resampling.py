@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ppl import choicemap
 from ppl.distributions import categorical
-from ppl.methods.importance import importance
+from ppl.methods.importance_sampling import importance
 from ppl.stochastic.function import Halves
 from ppl.stochastic.particles import log_normaliser, particles_of
 from ppl.strategies import Strategy, enum

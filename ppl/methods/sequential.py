@@ -10,8 +10,8 @@ import jax
 
 from ppl import choicemap
 from ppl._errors import PPLError, user_source
+from ppl.methods.importance_resampling import choose
 from ppl.methods.resampling import Resampling, multinomial
-from ppl.methods.sir import choose
 from ppl.stochastic.filter import ParticleFilter
 from ppl.stochastic.function import Halves
 from ppl.strategies import Strategy, enum
