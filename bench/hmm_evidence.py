@@ -2,9 +2,12 @@
 
     z_0 = 0,  z_t ~ categorical(A[z_{t-1}]),  y_t ~ N(loc[z_t], 1),  t = 1 .. T;  log p(y) and its gradient
 
-Two floors import nothing of the library: the forward recursion (T steps of K^2 numbers) and the product of T matrices
-as a tree (T steps of K^3). One JSON row for each K and T: operations and equations of value and
-gradient, counted; with `--time`, also seconds (medians of interleaved runs) and seconds to trace and compile.
+Four floors import nothing of the library: the forward recursion in logarithms and in probabilities, rescaled in every
+step (T steps of K^2 numbers each), the latter with its gradient written by hand (one product of two histories outside
+of the loops: Baum et al. 1970), and the product of T matrices as a tree (T steps of K^3). One JSON row for each K and
+T: operations and equations of value and gradient, counted; with `--time`, also seconds (least and median of interleaved
+runs), seconds to trace and compile, and the program's least seconds divided by those of the best floor, of the better
+of tree and recursion in logarithms, and of the best whose gradient is JAX's.
 
     python -m bench.hmm_evidence [--time] [K T]
 """
@@ -18,14 +21,15 @@ import time
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.nn import log_softmax, logsumexp
+from jax import lax
+from jax.nn import log_softmax, logsumexp, softmax
 
 import ppl
 from ppl import categorical, gen, marginal, normal
 from ppl.reports.costs import costs
 
-SIZES = [(k, steps) for k in (8, 64) for steps in (200, 10_000)]
-TREE_ELEMENTS = 2**27
+SIZES = [(k, steps) for k in (8, 16, 32, 64) for steps in (200, 1_000, 10_000)]
+TREE_ELEMENTS = 2**23
 """Largest number of elements of all matrices for which the tree is run: it holds them several times."""
 
 
@@ -74,7 +78,65 @@ def tree(params, ys):
     return logsumexp(matrices[0, 0])
 
 
-RUNS = {"program": program, "forward": forward, "tree": tree}
+def scaled(params, ys):
+    """Return the evidence by the forward recursion in probabilities, which sum to 1 after each step."""
+    densities, largest = _relative(emissions(params, ys))
+    table = softmax(params["transition"])
+
+    def step(alpha, density):
+        alpha = (alpha @ table) * density
+        total = alpha.sum()
+        return alpha / total, total
+
+    first = table[0] * densities[0]
+    _, totals = lax.scan(step, first / first.sum(), densities[1:])
+    return jnp.log(first.sum()) + jnp.log(totals).sum() + largest
+
+
+def baum_welch(params, ys):
+    """Return the same; its gradient is written by hand."""
+    densities, largest = _relative(emissions(params, ys))
+    return _log_total(softmax(params["transition"]), densities) + largest
+
+
+def _relative(logs):
+    largest = lax.stop_gradient(logs.max(axis=1))
+    return jnp.exp(logs - largest[:, None]), largest.sum()
+
+
+def _filtered(table, densities):
+    def step(alpha, density):
+        alpha = (alpha @ table) * density
+        total = alpha.sum()
+        return alpha / total, (alpha / total, total)
+
+    start = jnp.zeros(len(table)).at[0].set(1.0)
+    return start, *lax.scan(step, start, densities)[1]
+
+
+@jax.custom_vjp
+def _log_total(table, densities):
+    return jnp.log(_filtered(table, densities)[2]).sum()
+
+
+def _log_total_forward(table, densities):
+    start, alphas, totals = _filtered(table, densities)
+    return jnp.log(totals).sum(), (table, densities, start, alphas, totals)
+
+
+def _log_total_backward(kept, cotangent):
+    table, densities, start, alphas, totals = kept
+    weights = densities / totals[:, None]
+    step = lambda beta, weight: (table @ (weight * beta), beta)
+    _, betas = lax.scan(step, jnp.ones(len(table)), weights, reverse=True)
+    before = jnp.concatenate([start[None], alphas[:-1]])
+    inflow = betas * (before @ table) / totals[:, None]
+    return cotangent * (before.T @ (weights * betas)), cotangent * inflow
+
+
+_log_total.defvjp(_log_total_forward, _log_total_backward)
+
+RUNS = {"program": program, "forward": forward, "scaled": scaled, "baum_welch": baum_welch, "tree": tree}
 
 
 def counted(name, params, ys):
@@ -84,22 +146,28 @@ def counted(name, params, ys):
     return {f"{name}_{key}": getattr(found, key) for key in keys}
 
 
-def timed(names, params, ys, repeats=7):
+def timed(names, params, ys, repeats):
     """Measure value and gradient in turns, and check that all agree."""
     compiled, row, values = {}, {}, {}
     for name in names:
         start = time.perf_counter()
         compiled[name] = jax.jit(jax.value_and_grad(RUNS[name])).lower(params, ys).compile()
-        row[f"{name}_compile_s"] = time.perf_counter() - start
+        row[f"{name}_compile_s"] = round(time.perf_counter() - start, 3)
     seconds = {name: [] for name in names}
     for _ in range(repeats):
         for name in names:
+            jax.block_until_ready(compiled[name](params, ys))  # What ran before has left the cache to itself.
             start = time.perf_counter()
             values[name] = float(jax.block_until_ready(compiled[name](params, ys))[0])
             seconds[name].append(time.perf_counter() - start)
     spread = max(values.values()) - min(values.values())
-    row.update({f"{name}_s": statistics.median(seconds[name]) for name in names})
-    return {**row, "relative_spread": spread / abs(values["forward"])}
+    row.update({f"{name}_s": min(seconds[name]) for name in names})
+    row.update({f"{name}_median_s": statistics.median(seconds[name]) for name in names})
+    best = lambda floors: row["program_s"] / min(row[f"{name}_s"] for name in floors)
+    ratios = {"ratio_to_best": best(names[1:]), "ratio_to_log_or_tree": best({"forward", "tree"} & {*names})}
+    ratios["ratio_to_jax_gradients"] = best([name for name in names[1:] if name != "baum_welch"])
+    rounded = {name: round(ratio, 3) for name, ratio in ratios.items()}
+    return {**row, **rounded, "relative_spread": spread / abs(values["forward"])}
 
 
 def main(arguments):
@@ -114,7 +182,7 @@ def main(arguments):
         for name in names:
             row.update(counted(name, params, ys))
         if "--time" in arguments:
-            row.update(timed(names, params, ys))
+            row.update(timed(names, params, ys, repeats=max(9, min(100, 40_000 // steps))))
         versions = {"jax": jax.__version__, "python": platform.python_version(), "device": jax.default_backend()}
         print(json.dumps({**row, "seed": 0, **versions}), flush=True)
 

@@ -101,6 +101,7 @@ from ppl.transforms import jvp as jvp
 from ppl.transforms import log_joint as log_joint
 from ppl.transforms import marginal as marginal
 from ppl.transforms import normalize as normalize
+from ppl.transforms import particle_gibbs as particle_gibbs
 from ppl.transforms import scale as scale
 from ppl.transforms import seed as seed
 from ppl.transforms import simulate as simulate

@@ -29,6 +29,9 @@ class exact:  # noqa: N801 - written like a call in programs: `ppl.methods.exact
 
     Args:
         max_states: Largest number of joint values of choices that are summed at once.
+        parallel: Whether the steps of a hidden Markov model are multiplied as a tree of matrices, T k^3 operations in
+            log2(T) levels, or one after the other, T k^2 in T. None: one after the other on a CPU, and as a tree on
+            other devices, unless it has more than 256 states or 2**28 numbers.
 
     Raises:
         StrategyError: An auxiliary choice is continuous or has infinitely many values, or too many joint values meet.
@@ -46,6 +49,7 @@ class exact:  # noqa: N801 - written like a call in programs: `ppl.methods.exact
     """
 
     max_states: int = 2**16
+    parallel: bool | None = None
 
     def __post_init__(self):
         if not self.max_states >= 1:
@@ -56,7 +60,7 @@ class exact:  # noqa: N801 - written like a call in programs: `ppl.methods.exact
         from ppl.summation.evaluate import log_sum  # It takes transformations to pieces that import methods.
 
         def estimate(kept: Any, *args: Any):
-            return kept, log_sum(problem.gf, choicemap.flatten(kept), args, self.max_states)
+            return kept, log_sum(problem.gf, choicemap.flatten(kept), args, self.max_states, self.parallel)
 
         def draw(*args: Any):
             kept, rest, log_joint, _ = problem.run_forward(args)

@@ -89,7 +89,9 @@ def _varying(factor: LogFactor) -> LogFactor:
     return LogFactor(factor.axes, factor.dims, factor.raw, True)
 
 
-def log_sum(gf: GenerativeFunction, given: dict, args: tuple, max_states: int) -> jax.Array:
+def log_sum(
+    gf: GenerativeFunction, given: dict, args: tuple, max_states: int, parallel: bool | None = None
+) -> jax.Array:
     """Return the log density of the given choices, summed exactly over all others.
 
     Args:
@@ -97,6 +99,7 @@ def log_sum(gf: GenerativeFunction, given: dict, args: tuple, max_states: int) -
         given: Values of the choices that are kept, by path.
         args: Its arguments.
         max_states: Largest number of joint values that are summed at once.
+        parallel: Whether chains are multiplied as trees; None: as the device likes it.
 
     Returns:
         A scalar.
@@ -110,7 +113,7 @@ def log_sum(gf: GenerativeFunction, given: dict, args: tuple, max_states: int) -
     plan = plan_sum(body, places)
 
     def evaluate(*leaves):
-        scene = Scene(places, plan.joint, {}, max_states)
+        scene = Scene(places, plan.joint, {}, max_states, parallel)
         tables = Tables(plan, scene)
         tables.run(plan.body, plan.flow, plan.terms, [Val(leaf) for leaf in leaves])
         return [scene.total(scene.eliminate(tables.factors))]

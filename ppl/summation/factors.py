@@ -60,10 +60,14 @@ class Scene:
         joint: For each, the axes over whose elements it is summed jointly: they are no dimensions.
         sizes: The number of joint values of each, by choice; filled while the program is evaluated.
         max_states: Largest number of joint values that are summed at once.
+        parallel: Whether chains are multiplied as trees; None: as the device likes it.
     """
 
-    def __init__(self, places: Mapping[Location, Place], joint: Mapping, sizes: dict, max_states: int):
+    def __init__(
+        self, places: Mapping[Location, Place], joint: Mapping, sizes: dict, max_states: int, parallel: bool | None
+    ):
         self.places, self.joint, self.sizes, self.max_states = places, joint, sizes, max_states
+        self.parallel = parallel
         self._parents: dict[Dim, Dim] = {}
         self._lengths: dict[Dim, int] = {}
 

@@ -16,6 +16,7 @@ from jax import lax
 
 from ppl.analysis.dependence import Location, Past, in_order, location_of
 from ppl.summation.factors import Dim, LogFactor, Scene
+from ppl.summation.matrices import as_matrices
 from ppl.summation.refusals import lanes_cross
 from ppl.transforms.axes import Axes
 
@@ -114,6 +115,16 @@ class Chain:
 
     def _loop(self, course: Course, steps: list[LogFactor], init: Any) -> tuple[LogFactor, list[LogFactor]]:
         """Pass a message from step to step; return it, and factors over choices outside alone."""
+        matrices = as_matrices(self.scene, course, steps, self._dims(), self.length - 1)
+        if matrices is None:
+            return self._by_logs(course, steps, init)
+        self.scene.num_states(course.rests)
+        exact = lambda: self._by_logs(course, steps, init)[0].raw
+        init = init.astype(jnp.result_type(init, *(factor.raw.dtype for factor in steps)))
+        return LogFactor(course.rests, self._dims(), matrices.message(init, self.scene.parallel, exact)), []
+
+    def _by_logs(self, course: Course, steps: list[LogFactor], init: Any) -> tuple[LogFactor, list[LogFactor]]:
+        """Pass a message in logarithms."""
         dtype = jnp.result_type(init, *(factor.raw.dtype for factor in steps))
         self.scene.num_states(course.rests)
         varying = [factor for factor in steps if factor.varies]

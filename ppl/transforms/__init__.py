@@ -15,6 +15,7 @@ from ppl.transforms.grad import value_and_grad as value_and_grad
 from ppl.transforms.log_joint import log_joint as log_joint
 from ppl.transforms.marginal import marginal as marginal
 from ppl.transforms.normalize import normalize as normalize
+from ppl.transforms.particle_gibbs import particle_gibbs as particle_gibbs
 from ppl.transforms.seed import seed as seed
 from ppl.transforms.simulate import simulate as simulate
 from ppl.transforms.update import project as project

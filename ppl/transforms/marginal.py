@@ -108,7 +108,7 @@ def marginal(
         >>> sorted(trace.choices), trace.log_density.shape
         (['x'], ())
     """
-    from ppl.methods.importance import importance  # Methods are written against this module.
+    from ppl.methods.importance_sampling import importance  # Methods are written against this module.
 
     require_gf(gf, "marginal")
     if proposal is not None:

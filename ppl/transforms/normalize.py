@@ -106,7 +106,7 @@ def normalize(
         >>> posterior.simulate(jax.random.key(0))["z"].shape
         ()
     """
-    from ppl.methods.sir import sir  # Methods are written against this module.
+    from ppl.methods.importance_resampling import sir  # Methods are written against this module.
 
     require_gf(gf, "normalize")
     if proposal is not None:

@@ -54,7 +54,10 @@ share, of `equinox.internal`."""
 _SELECTING = ("equinox",)
 """Packages whose comparisons are trusted (`PReLU`, adaptive pooling), but not the roundings that they are handed."""
 
-_OWN_SUMS = os.path.join(os.path.dirname(sys.modules["ppl"].__file__), "summation", "logs.py")
+_OWN_SUMS = tuple(
+    os.path.join(os.path.dirname(sys.modules["ppl"].__file__), "summation", f"{name}.py")
+    for name in ("logs", "scaled", "tree", "matrices")
+)
 """Our own sums of exponentials, which select for the sake of what is -inf, and take out the largest."""
 
 _COMPARISONS = frozenset("lt le gt ge eq ne select_n is_finite while cond".split())
@@ -72,7 +75,7 @@ def _is_library(file: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _package(file: str) -> str | None:
-    if file == _OWN_SUMS:
+    if file in _OWN_SUMS:
         return "ppl.summation"
     for name in (*_SOLVERS, *_SELECTING):
         root = getattr(sys.modules.get(name), "__file__", None)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ppl import choicemap
 from ppl.distributions import categorical
-from ppl.methods.importance import importance
+from ppl.methods.importance_sampling import importance
 from ppl.stochastic.function import Halves
 from ppl.stochastic.particles import log_normaliser, particles_of
 from ppl.strategies import Strategy, enum
@@ -59,6 +61,19 @@ class sir:  # noqa: N801 - written like a call in programs: `ppl.methods.sir()`.
             return retval, log_joint - log_normaliser(jnp.concatenate([first[None], others]))
 
         return draw, estimate
+
+    def move(self, problem: Normalisation) -> Callable:
+        """Return a step of iterated sampling importance resampling: the current state is the first particle."""
+
+        def step(choices: Any, *args: Any) -> Any:
+            _, _, first = problem.retain(choices, args)
+            others, _, _, log_weights = particles_of(lambda: problem.propose(args), problem.particles - 1)
+            chosen = choose(jnp.concatenate([first[None], log_weights]), self.index)
+            join = lambda one, more: jnp.concatenate([jnp.asarray(one, more.dtype)[None], more])[chosen]
+            current, drawn = choicemap.flatten(choices), choicemap.flatten(others)
+            return choicemap.nest({path: join(current[path], leaf) for path, leaf in drawn.items()})
+
+        return step
 
 
 def choose(log_weights: jax.Array, strategy: Strategy) -> jax.Array:

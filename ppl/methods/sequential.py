@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from ppl import choicemap
 from ppl._errors import PPLError, user_source
+from ppl.methods.importance_resampling import choose
 from ppl.methods.resampling import Resampling, multinomial
-from ppl.methods.sir import choose
 from ppl.stochastic.filter import ParticleFilter
 from ppl.stochastic.function import Halves
 from ppl.strategies import Strategy, enum
@@ -85,6 +86,19 @@ class smc:  # noqa: N801 - written like a call in programs: `ppl.methods.smc()`.
             return retval, log_density - swarm.log_normaliser
 
         return draw, estimate
+
+    def move(self, problem: Normalisation) -> Callable:
+        """Return a step of particle Gibbs: conditional SMC, and a choice among its trajectories."""
+
+        def step(choices: Any, *args: Any) -> Any:
+            observed, inputs, proposal_args = problem.resolve(args)
+            flat, count = choicemap.flatten(observed), problem.particles
+            moved = self._filter(problem.gf, inputs, flat, problem.proposal, proposal_args, count)
+            swarm = moved.run(self._retained(choices))
+            chosen = choose(swarm.log_weights, self.index)
+            return choicemap.nest(jax.tree.map(lambda leaf: leaf[chosen], swarm.choices))
+
+        return step
 
     def _retained(self, choices: Any) -> dict:
         if not self.resampling.conditional:
