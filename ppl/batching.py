@@ -190,7 +190,7 @@ def guard_branch(taken, operand):
     """Keep the derivative of an operand to lanes that take the branch (0 * inf elsewhere would be NaN)."""
     if not jnp.issubdtype(jnp.result_type(operand), jnp.inexact):
         return operand
-    return jnp.where(taken, operand, lax.stop_gradient(operand))
+    return lax.select(jnp.broadcast_to(taken, jnp.shape(operand)), operand, lax.stop_gradient(operand))
 
 
 def _select(index, results):

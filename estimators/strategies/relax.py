@@ -36,7 +36,7 @@ class relax(WithNetwork):  # noqa: N801 - strategies read as words at the choice
         >>> untrained, trained = of(0.0), of(100.0)
         >>> bool(abs(trained[0].mean() - 5.25) < 0.5), bool(trained[0].var() < untrained[0].var() / 50)
         (True, True)
-        >>> bool(untrained[1].mean() > 100)  # The level should rise.
+        >>> bool(untrained[1].mean() > 40)  # The level should rise.
         True
     """
 

