@@ -29,6 +29,16 @@ from mutation import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BATTERY = ["tests/test_battery.py", "tests/test_battery_corners.py", "tests/test_packing.py"]
+OWN = {
+    "estimators/strategies/": "tests/strategies",
+    "ppl/strategies/": "tests/strategies",
+    "ppl/passes/relaxing.py": "tests/strategies",
+    "ppl/transforms/direct.py": "tests/strategies",
+    "ppl/analysis/demand.py": "tests/test_demand.py",
+    "ppl/transforms/classes.py": "tests/test_demand.py",
+    "ppl/shared_operands.py": "tests/test_demand.py",
+}
+"""Tests of their own, by where a mutant is: they are run besides the battery."""
 OPTIONS = ["-o", "addopts=--import-mode=importlib", "-x", "-q", "--tb=line", "-rfE", "-m", "not slow"]
 OPTIONS += ["-p", "no:cacheprovider", "-p", "no:xdist"]
 LIBRARIES = "jax jax.numpy jax.extend numpyro.distributions scipy.stats equinox hypothesis optax beartype".split()
@@ -40,10 +50,14 @@ CORE = """
     ppl/transforms/noise.py ppl/transforms/expect.py ppl/transforms/grad.py ppl/transforms/seed.py
     ppl/transforms/run.py ppl/transforms/update.py ppl/transforms/guards.py ppl/primitives.py ppl/batching.py
     ppl/family.py ppl/draws.py ppl/passes/*.py ppl/strategies/*.py estimators/strategies/**/*.py
+    ppl/analysis/demand.py ppl/transforms/classes.py ppl/shared_operands.py
 """.split()
 
 # Tests that are run first for a mutant of these files: they are its likeliest killers.
 LIKELY = {
+    "ppl/analysis/demand.py": ["branches_are_summed", "classes"],
+    "ppl/transforms/classes.py": ["branches_are_summed", "classes"],
+    "ppl/shared_operands.py": ["shared"],
     "ppl/analysis/rules.py": ["depend_on_the_lanes"],
     "ppl/analysis/positions.py": ["depend_on_the_lanes"],
     "ppl/analysis/": ["charged", "hidden", "each", "columns"],
@@ -153,7 +167,8 @@ class Copy:
             os.dup2(descriptor, 2)
             os.chdir(self.folder)
             sys.path[0] = str(self.folder)
-            code = int(pytest.main([*BATTERY, *OPTIONS], plugins=[Pulse(log, mutated)]))
+            own = [tests for start, tests in OWN.items() if mutated.startswith(start)]
+            code = int(pytest.main([*own, *BATTERY, *OPTIONS], plugins=[Pulse(log, mutated)]))
         finally:
             os._exit(code)
 
