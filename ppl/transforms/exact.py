@@ -77,7 +77,7 @@ def exact_gradient(function: Callable, argnums: int | tuple[int, ...] = 0) -> Ca
         def run(number, values):
             traced, _ = jaxprs.split((tuple(selected.fill(values)), {}))
             counts = {at: site.num_values for at, site in sites.items()}
-            noise = TableNoise(program.places, _tables(number, sites), counts)
+            noise = TableNoise(_tables(number, sites), counts, places=program.places)
             return program.staged.results(estimate(noise, traced)), noise.log_prob
 
         both = jax.value_and_grad(run, argnums=1, has_aux=True)

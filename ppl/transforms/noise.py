@@ -148,7 +148,6 @@ class KeyNoise(Noise):
         """Account for the choices in branches of a cond that are not taken."""
 
 
-@dataclasses.dataclass
 class FiniteNoise(Noise):
     """What sources of finite noise share: they know the choices of the program."""
 
@@ -156,7 +155,9 @@ class FiniteNoise(Noise):
 
     def named(self, location: Location) -> str:
         """Say which choice stands at a location."""
-        place = self.places[location]
+        place = self.places.get(location)
+        if place is None:
+            return super().named(location)
         path = "/".join([*place.prefix, place.eqn.params["label"]])
         return f"{path!r} at {place.eqn.params['source']}"
 
@@ -165,6 +166,7 @@ class FiniteNoise(Noise):
 class ShapeNoise(FiniteNoise):
     """Record which choices draw noise, and of which shape, without drawing any."""
 
+    places: Mapping[Location, Place]
     sites: dict[Location, Site] = dataclasses.field(default_factory=dict)
 
     def key_at(self, location: Location):
@@ -212,6 +214,7 @@ class TableNoise(FiniteNoise):
     tables: Mapping[Location, Any]
     num_values: Mapping[Location, int]
     log_prob: Any = 0.0
+    places: Mapping[Location, Place] = dataclasses.field(default_factory=dict)
 
     def key_at(self, location: Location):
         """Never reached: `ShapeNoise` has refused such programs."""
@@ -236,11 +239,11 @@ class TableNoise(FiniteNoise):
 
     def enter(self, extra: Any) -> TableNoise:
         """Return the source for one step."""
-        return TableNoise(self.places, extra, self.num_values, jnp.zeros(()))
+        return TableNoise(extra, self.num_values, jnp.zeros(()), self.places)
 
     def branch(self) -> TableNoise:
         """Return the source for a branch or a checkpointed body."""
-        return TableNoise(self.places, self.tables, self.num_values, jnp.zeros(()))
+        return TableNoise(self.tables, self.num_values, jnp.zeros(()), self.places)
 
     def leave(self) -> Any:
         """Return the log probability of what was read."""
