@@ -36,8 +36,8 @@ class relax(WithNetwork):  # noqa: N801 - strategies read as words at the choice
         >>> untrained, trained = of(0.0), of(100.0)
         >>> bool(abs(trained[0].mean() - 5.25) < 0.5), bool(trained[0].var() < untrained[0].var() / 50)
         (True, True)
-        >>> bool(untrained[1].mean() > 40)  # The level should rise.
-        True
+        >>> [round(float(part[1].mean()), -1) + 0.0 for part in (untrained, trained)]  # Half the way to the best level.
+        [50.0, 0.0]
     """
 
     def check(self, family) -> str | None:

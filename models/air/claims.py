@@ -16,7 +16,7 @@ def claims(accuracy: Mapping[str, float]) -> list[Claim]:
         for name in EXACT
         if name in accuracy
     ]
-    if "reinforce" in accuracy:
+    if {"enum", "reinforce"} <= {*accuracy}:
         claim = "enumeration counts at least as well as the score function in as many steps"
         found.append(Claim(claim, BETTER, accuracy["enum"], accuracy["reinforce"]))
     return found

