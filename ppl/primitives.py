@@ -222,12 +222,25 @@ jaxprs.fancy_batchers[choice_p] = _choice_batch
 
 def _density(value, *operands, spec, lanes, masked, inside, **_):
     """Evaluate a density: operands are the value, the parameters, and the mask if there is one."""
-    inner = [Lane(lane.size, lane.mapped[1:], lane.depth) for lane in lanes]
-    sorted_out = view(spec, inner, masked, operands)
-    (value,) = align([value], [len(sorted_out.event_shape)], [_only(lane, 0) for lane in lanes], 0)
+    value, sorted_out = _view_of_density(value, operands, spec, lanes, masked)
     log_prob = sorted_out.log_prob(value, inside)
     dtype = _density_dtype(value.dtype, [operand.dtype for operand in sorted_out.params])
     return jnp.broadcast_to(log_prob, sorted_out.shape).astype(dtype)
+
+
+def _view_of_density(value, operands: Sequence, spec: Spec, lanes: Sequence[Lane], masked: bool) -> tuple[Any, View]:
+    """Line the value up with the other operands, and sort these."""
+    inner = [Lane(lane.size, lane.mapped[1:], lane.depth) for lane in lanes]
+    sorted_out = view(spec, inner, masked, operands)
+    (value,) = align([value], [len(sorted_out.event_shape)], [_only(lane, 0) for lane in lanes], 0)
+    return value, sorted_out
+
+
+def view_of_density(eqn, operands: Sequence) -> list:
+    """Return the value and the parameters of a density's equation, which broadcast against one another."""
+    params = eqn.params
+    value, sorted_out = _view_of_density(operands[0], operands[1:], params["spec"], params["lanes"], params["masked"])
+    return [value, *sorted_out.params]
 
 
 def _density_dtype(*dtypes):

@@ -255,10 +255,30 @@ def dirichlet_multinomial(value, params):
 # --- On the line -------------------------------------------------------------------------------------------------
 
 
+def normal_constant(scale):
+    """Compute log(scale) + log(2 pi) / 2, by which a normal's log density is less than its exponent."""
+    return jnp.log(scale) + math.log(2 * math.pi) / 2
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def sum_of_squares(error, scale, axes):
+    """Compute sum((error / scale)**2) over axes, for one scale: -2 times the log densities but for their constants."""
+    return jnp.square(error / scale).sum(axes)
+
+
+@sum_of_squares.defjvp
+def _sum_of_squares_rule(axes, primals, tangents):
+    """Differentiate: 2 z / scale for each error, and the sum itself, once more, for the scale."""
+    (error, scale), (d_error, d_scale) = primals, tangents
+    inverse = 1 / scale
+    z = error / scale  # Not times the inverse: that is cheap, so XLA would make it again, with all that it is made of.
+    total = jnp.square(z).sum(axes)
+    return total, 2 * inverse * ((z * d_error).sum(axes) - total * d_scale)
+
+
 @jax.custom_jvp
 def _normal(value, loc, scale):
-    z = (value - loc) / scale
-    return -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
+    return -0.5 * jnp.square((value - loc) / scale) - normal_constant(scale)
 
 
 @functools.partial(_normal.defjvp, symbolic_zeros=True)
@@ -269,7 +289,7 @@ def _normal_rule(primals, tangents):
     """
     value, loc, scale = primals
     z = (value - loc) / scale
-    log_prob = -0.5 * jnp.square(z) - (jnp.log(scale) + math.log(2 * math.pi) / 2)
+    log_prob = -0.5 * jnp.square(z) - normal_constant(scale)
     d_value, d_loc, d_scale = (None if _is_zero(tangent) else tangent for tangent in tangents)
     if d_value is not None and d_loc is not None and jnp.shape(d_value) == jnp.shape(z):
         d_value, d_loc = None, d_loc - d_value

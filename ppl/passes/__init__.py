@@ -7,4 +7,5 @@ from ppl.passes.pack import flatten as flatten
 from ppl.passes.pack import pack as pack
 from ppl.passes.relaxing import relax as relax
 from ppl.passes.relaxing import relax_choices as relax_choices
+from ppl.passes.shared_parts import pull_out_shared as pull_out_shared
 from ppl.passes.vectorise import vectorise as vectorise

@@ -8,7 +8,7 @@ from typing import Any
 
 from ppl.analysis.smoothness import Smoothness, smoothness
 from ppl.draws import is_counter_based
-from ppl.passes import flatten, pack
+from ppl.passes import flatten, pack, pull_out_shared
 from ppl.transforms.programs import Program, with_body
 
 
@@ -24,6 +24,7 @@ def pack_program(program: Program, aux: Sequence[bool], key: Any) -> tuple[Progr
     flat = with_body(program, flatten(program.staged.body, program.digests))
     found = smoothness(flat.staged.body, flat.places, aux)
     packed = with_body(flat, pack(flat.staged.body, flat.digests, found.unsound))
+    packed = with_body(packed, pull_out_shared(packed.staged.body))
     return (program, None) if packed is flat else (packed, lambda: _moved(found, flat, packed))
 
 
