@@ -292,3 +292,14 @@ def test_coins_tossed_while_all_before_said_yes_have_one_more_class_than_steps()
         work[length] = costs(ppl.value_and_grad(objective))(KEY, logits).flops
     print(work)
     assert work[6] <= 3.0 * work[3]  # Classes: 7 and 4; with a step for each: 2.6. Joint values: 64 and 8.
+
+
+def test_what_tells_two_coins_apart_by_their_product_is_evaluated_twice():
+    """Four joint values, two of `a b`: from two choices on, classes are worth while."""
+    patch = jr.normal(KEY, (400,))
+    cost = lambda p: jnp.sum(jnp.tanh(patch * (flip(p) * flip(p**2))))
+    value, gradient = ppl.value_and_grad(cost)(KEY, 0.4)
+    exact = jax.value_and_grad(lambda p: p**3 * jnp.sum(jnp.tanh(patch)))(0.4)
+    np.testing.assert_allclose((value, gradient), exact, rtol=1e-4)
+    work = costs(ppl.expect(cost))(KEY, 0.4).transcendentals
+    assert 2 * 400 <= work < 3 * 400

@@ -47,6 +47,9 @@ _ELEMENTWISE = {
     "not": lambda x: ~x,
     "clamp": lambda low, x, high: np.clip(x, low, high),
 }
+_KINDS = "iubf"
+"""Kinds of NumPy types that tables have: what is made of whole numbers stays exact, or is rounded as JAX would."""
+
 _MOVES = frozenset(
     "broadcast_in_dim squeeze reshape transpose expand_dims convert_element_type copy slice rev stop_gradient".split()
 )
@@ -54,7 +57,7 @@ _MOVES = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """An integer or bool that all lanes have in common, for each joint value of some choices.
+    """A number or bool that all lanes have in common, for each joint value of some choices.
 
     Attributes:
         sites: The choices.
@@ -127,7 +130,7 @@ class Demand:
         if not isinstance(var, jaxprs.Literal):
             return self.known.get(var)
         value = np.asarray(var.val)
-        return Known((), value) if value.ndim == 0 and value.dtype.kind in "iub" else None
+        return Known((), value) if value.ndim == 0 and value.dtype.kind in _KINDS else None
 
     def _forwards(self, index: int, eqn) -> Sequence[Known | None]:
         operands = [self._read(var) for var in eqn.invars]
@@ -137,7 +140,7 @@ class Demand:
             body, flow, terms = jaxprs.read_call(eqn), self.flow.inner[index, 0], self.terms.inner[index, 0]
             call = self.calls[index] = Demand(self.plan, body, flow, terms, (*self.location, index, 0), operands)
             return [call._read(var) for var in body.outvars]
-        if len(eqn.outvars) != 1 or getattr(eqn.outvars[0].aval.dtype, "kind", "") not in "iub":
+        if len(eqn.outvars) != 1 or getattr(eqn.outvars[0].aval.dtype, "kind", "V") not in _KINDS:
             return []
         return [None if not operands or None in operands else self._folded(eqn, operands)]
 

@@ -144,9 +144,7 @@ def _picked(vals: Sequence[Val], cases: Sequence[int], classes: Classes):
     """Stack what a predicate that is known selects for each class."""
     places = [_places(val, classes) for val in vals]
     if len({*cases}) == 1:
-        (case,) = {*cases}
-        if vals[case].axes:
-            return _rows(vals[case].raw, places[case])
+        return _rows(vals[cases[0]].raw, places[cases[0]])
     rows = [vals[case].raw[places[case][row]] if vals[case].axes else vals[case].raw for row, case in enumerate(cases)]
     return jnp.stack(rows)
 
@@ -156,6 +154,4 @@ def _rows(raw, places: Sequence[tuple[int, ...]]):
     lead = len(places[0])
     if lead == 1 and [place[0] for place in places] == list(range(raw.shape[0])):
         return raw
-    if isinstance(raw, np.ndarray):
-        return raw[tuple(np.array(places).T)]
-    return jnp.stack([raw[place] for place in places])
+    return (np if isinstance(raw, np.ndarray) else jnp).stack([raw[place] for place in places])

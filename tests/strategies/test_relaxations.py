@@ -11,12 +11,14 @@ import ppl
 from estimators import elbo, gumbel_softmax, mvd, straight_through
 from ppl import bernoulli, categorical, gen
 from ppl.reports.choices import strategy_name
+from ppl.strategies.relaxation import Logits
 from tests.statistics import assert_unbiased
 
 pytestmark = pytest.mark.x64
 
 KEY = jr.key(2)
 K = lambda b: (b - 0.45) ** 2 + 2.0 * b
+PRIOR = jnp.array([0.05, 0.15, 0.8])
 BIASED = [straight_through(), gumbel_softmax(0.7), gumbel_softmax(0.7, hard=True)]
 
 
@@ -64,6 +66,31 @@ def test_the_index_itself_is_the_mean_of_the_indices():
     probs = np.exp(0.3 * np.arange(3)) / np.exp(0.3 * np.arange(3)).sum()
     np.testing.assert_allclose(pairs[:, 1], probs @ np.arange(3) ** 2 - (probs @ np.arange(3)) ** 2, rtol=1e-8)
     np.testing.assert_allclose(pairs[:, 1], 0.6377, atol=1e-4)
+
+
+def test_a_relaxed_categorical_guide_has_a_density():
+    """Log densities are continued linearly in the weights, where straight-through gradients are right."""
+
+    @gen
+    def model(t):
+        categorical(PRIOR) @ "k"
+
+    @gen
+    def guide(t, observed):
+        categorical(logits=t * jnp.arange(3.0), grad=straight_through()) @ "k"
+
+    def bound(t):
+        log_q = jax.nn.log_softmax(t * jnp.arange(3.0))
+        return jnp.exp(log_q) @ (jnp.log(PRIOR) - log_q)
+
+    objective = lambda t: elbo(model, guide)(t, {})
+    assert_unbiased(lambda key: ppl.value_and_grad(objective)(key, -0.6), jax.value_and_grad(bound)(-0.6), KEY)
+
+
+@pytest.mark.parametrize("is_vector", [True, False])
+def test_hard_values_have_the_type_of_the_logits(is_vector):
+    logits = Logits(jnp.zeros((4, 3), jnp.float32), is_vector)
+    assert logits.hard(logits.values).dtype == jnp.float32
 
 
 def quadrature(function, nodes=4000):
