@@ -47,7 +47,8 @@ NOTES = {
     "bernoulli_vae": "score function, the same constant baseline on both sides; extra: the zeros whose derivative is "
     "the cost that a baseline is taken from, one key fold, support tests of pixels and latents",
     "state_space": "floor: all steps drawn and scored at once; extra: a key for each step (the same hash as one of the "
-    "floor's numbers, counted as two words), scales inside the sums of the model's two densities, not pulled out",
+    "floor's numbers, counted as two words), errors divided by their scale before they are squared, so that scales of "
+    "any size do (the floor divides the sum)",
     "state_space_steps": "floor: one scan draws and scores; ours is taken out of the loop",
     "many_choices": "floor: one array; comparable are draws, densities and derivatives; extra: a key for each choice, "
     "the observation apart, 200 choices to be traced as they are written",
