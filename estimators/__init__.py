@@ -1,6 +1,7 @@
 """Objectives, gradient strategies and diagnostics, written against the public names of `ppl`."""
 
 from estimators.diagnostics import bias as bias
+from estimators.diagnostics import codelength_bound as codelength_bound
 from estimators.diagnostics import pareto_k as pareto_k
 from estimators.diagnostics import sandwich as sandwich
 from estimators.diagnostics import sbc as sbc

@@ -3,6 +3,8 @@
 from estimators.diagnostics.calibration import Calibration as Calibration
 from estimators.diagnostics.calibration import sbc as sbc
 from estimators.diagnostics.calibration import vsbc as vsbc
+from estimators.diagnostics.codelength import Codelength as Codelength
+from estimators.diagnostics.codelength import codelength_bound as codelength_bound
 from estimators.diagnostics.noise import Bias as Bias
 from estimators.diagnostics.noise import SignalToNoise as SignalToNoise
 from estimators.diagnostics.noise import bias as bias
