@@ -1,9 +1,8 @@
 """The Universality Lens: Feder, Urbanke and Fogel 2025, arXiv:2506.07661. A theory, made executable.
 
 A Bayesian mixture over a huge class pays for what it does not know: its regret under log loss is at most n e less the
-log
-of the prior weight of the hypotheses within a divergence e of the truth. Simple truths have large weights, so the size
-of the class does not matter. Here:
+log of the prior weight of the hypotheses within a divergence e of the truth. Simple truths have large weights, so the
+size of the class does not matter. Here:
 
 - coins, Gaussians and regressions, whose regrets, Gibbs bounds and balls are known exactly (`learners.py`);
 - compression of real text by a mixture of Markov sources, a program whose order is enumerated (`text.py`);
@@ -87,12 +86,12 @@ def coins(context: Context) -> dict[str, float]:
 def compress(config: Config, context: Context) -> dict[str, float]:
     """Compress text by each order alone, and by mixtures of the first orders; in bits per character."""
     symbols = text.read(config.characters)
-    contexts = text.contexts(symbols, range(config.orders))
-    program = text.source(int(symbols.max()) + 1, config.dirichlet, config.orders)
-    logs = text.log_probs(program, symbols, contexts)
+    seen = text.seen(symbols, range(config.orders))
+    program = text.source(config.dirichlet)
+    logs = text.log_probs(program, symbols, seen)
     mixtures = [learners.mixture(logs[: k + 1], np.full(k + 1, 1 / (k + 1))) for k in range(config.orders)]
     certified = codelength_bound(
-        program, text.any_order, jnp.asarray(logs), {"text": symbols}, contexts, key=context.key, samples=2
+        program, text.any_order, jnp.asarray(logs), {"text": symbols}, seen, key=context.key, samples=2
     )
     bits = lambda nats: float(-nats / math.log(2) / len(symbols))
     singles = [bits(nats) for nats in logs]

@@ -30,54 +30,50 @@ def read(characters: int) -> Int[np.ndarray, " n"]:
     return np.array([alphabet[symbol] for symbol in described], np.int32)
 
 
-def contexts(text: Int[np.ndarray, " n"], orders: Sequence[int]) -> Int[np.ndarray, "orders n"]:
-    """Number the contexts of each symbol: the k symbols before it, for each order k; fewer at the start."""
-    return np.stack([_numbered(text, order) for order in orders])
+def seen(text: Int[np.ndarray, " n"], orders: Sequence[int]) -> Int[np.ndarray, "orders n alphabet"]:
+    """Count, for each order k and place, what has followed the k symbols before it so far; fewer at the start."""
+    return np.stack([_followers(text, order) for order in orders])
 
 
-def _numbered(text: Int[np.ndarray, " n"], order: int) -> Int[np.ndarray, " n"]:
-    seen: dict[bytes, int] = {}
-    before = (text[max(0, place - order) : place].tobytes() for place in range(len(text)))
-    return np.array([seen.setdefault(context, len(seen)) for context in before], np.int32)
+def _followers(text: Int[np.ndarray, " n"], order: int) -> Int[np.ndarray, "n alphabet"]:
+    alphabet, rows = int(text.max()) + 1, {}
+    counts = np.zeros((len(text), alphabet), np.uint16)
+    for place, symbol in enumerate(text):
+        row = rows.setdefault(text[max(0, place - order) : place].tobytes(), np.zeros(alphabet, np.uint16))
+        counts[place] = row
+        row[symbol] += 1
+    return counts
 
 
-def source(alphabet: int, weight: float, orders: int) -> GenerativeFunction:
-    """Return a program of texts: an order, every one as likely; then the symbols one by one, from counts.
+def source(weight: float) -> GenerativeFunction:
+    """Return a program of texts: an order, every one as likely; then each symbol, from what it follows.
 
     Args:
-        alphabet: Number A of symbols.
         weight: Dirichlet weight a, positive.
-        orders: Number of orders.
     """
 
     @gen
-    def text(params: None, contexts: Int[Array, "orders n"]) -> None:
-        """Count what follows each context, and predict with it."""
-        order = categorical(jnp.full(orders, 1 / orders)) @ "order"
-
-        def step(counts: Float[Array, "contexts alphabet"], context: Int[Array, ""]):
-            row = counts[context] + weight
-            symbol = categorical(row / jnp.sum(row)) @ "text"
-            return counts.at[context, symbol].add(1.0), None
-
-        jax.lax.scan(step, jnp.zeros((int(contexts.shape[1]), alphabet)), contexts[order])
+    def text(params: None, seen: Int[Array, "orders n alphabet"]) -> None:
+        """Predict each symbol by the counts before it."""
+        order = categorical(jnp.full(len(seen), 1 / len(seen))) @ "order"
+        weights = seen[order] + weight
+        categorical(weights / jnp.sum(weights, -1, keepdims=True)) @ "text"
 
     return text
 
 
 @gen
-def any_order(log_lengths: Float[Array, " orders"], observed: dict, *inputs) -> None:
-    """Guess the order; enumerated, so that what a text costs is exact."""
-    categorical(logits=log_lengths, grad=enum()) @ "order"
+def any_order(logits: Float[Array, " orders"], observed: dict, seen: Int[Array, "orders n alphabet"]) -> None:
+    """Guess the order; enumerated, so that the certified length of a text is exact."""
+    categorical(logits=logits, grad=enum()) @ "order"
 
 
 def log_probs(
-    program: GenerativeFunction, text: Int[np.ndarray, " n"], contexts: Int[np.ndarray, "orders n"]
+    program: GenerativeFunction, text: Int[np.ndarray, " n"], seen: Int[np.ndarray, "orders n alphabet"]
 ) -> Float[np.ndarray, " orders"]:
     """Return the log probability of a text under each order, in nats."""
 
-    def of_order(order):
-        choices = {"order": order, "text": text}
-        return program.log_density(choices, None, contexts) + jnp.log(float(len(contexts)))
+    def of_order(order: Int[Array, ""]) -> Float[Array, ""]:
+        return program.log_density({"order": order, "text": text}, None, seen) + jnp.log(float(len(seen)))
 
-    return np.asarray(jax.jit(lambda orders: jax.lax.map(of_order, orders))(jnp.arange(len(contexts))), np.float64)
+    return np.asarray(jax.jit(lambda orders: jax.lax.map(of_order, orders))(jnp.arange(len(seen))), np.float64)

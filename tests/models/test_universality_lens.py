@@ -209,13 +209,13 @@ class TestText:
         """Its log density is that of a count kept by hand, for each order; the mixture's is exact by enumeration."""
         symbols = text.read(300)
         alphabet, orders = int(symbols.max()) + 1, 3
-        contexts = text.contexts(symbols, range(orders))
-        program = text.source(alphabet, 0.05, orders)
-        found = text.log_probs(program, symbols, contexts)
+        seen = text.seen(symbols, range(orders))
+        program = text.source(0.05)
+        found = text.log_probs(program, symbols, seen)
         np.testing.assert_allclose(found, [by_hand(symbols, k, alphabet) for k in range(orders)], rtol=1e-5)
         mixed = learners.mixture(found, np.full(orders, 1 / orders))
         bound = codelength_bound(
-            program, text.any_order, jnp.asarray(found), {"text": symbols}, contexts, key=KEY, samples=2
+            program, text.any_order, jnp.asarray(found), {"text": symbols}, seen, key=KEY, samples=2
         )
         np.testing.assert_allclose(bound.nats, -mixed, rtol=1e-5)
         assert bound.error < 1e-3
