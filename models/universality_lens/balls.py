@@ -31,8 +31,8 @@ class Weights:
     log_weight: Float[np.ndarray, " levels"]
 
     def bound(self, n: int) -> float:
-        """Return the best bound of the regret of n symbols: min over radii of n e - log w(B(e)), in nats."""
-        return float(np.min(n * self.radius - self.log_weight))
+        """Return the best bound of the regret of n symbols: min over radii of n e - log w(B(e)), in nats; or +inf."""
+        return float(np.min(n * self.radius - self.log_weight, initial=math.inf))
 
 
 def ball_weights(

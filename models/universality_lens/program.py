@@ -134,7 +134,7 @@ def code(config: Config, context: Context, train: width.Labelled) -> dict[str, f
     """Bound the code length of the labels by a mean-field guide, beside a code that predicts block by block."""
     context.announce("certify a code length")
     program, images = width.network(config.code_width), jnp.asarray(train.images)
-    guide, start = ppl.guides.mean_field(program, train.observed, None, images)
+    guide, start = ppl.guides.mean_field(program, train.observed, images)
     fit_key, bound_key, code_key = jr.split(jr.fold_in(context.key, 10_007), 3)
     objective = lambda params: elbo(program, guide)(params, train.observed, images)
     rate = optax.cosine_decay_schedule(0.02, config.guide_steps)
