@@ -14,7 +14,7 @@ from ppl import jaxprs
 from ppl.passes.own_noise import draw, find_own, log_density
 from ppl.passes.packing import Element, Packing, find_packs
 from ppl.passes.policy import speaks
-from ppl.passes.sums import live_equations
+from ppl.passes.sums import live_equations, signed_sum
 from ppl.passes.vectorise import Task, Vectorise
 from ppl.primitives import call_p, choice_p, density_p
 
@@ -157,11 +157,7 @@ class _Packed:
         packs, rest = self.packing.sums[root]
         terms = [(sign, self.arrays[number].sum(0)) for sign, number in packs]
         terms += [(sign, self.read(var)) for sign, var in rest]
-        (first, total), *others = sorted(terms, key=lambda term: -term[0])
-        total = -total if first < 0 else total
-        for sign, term in others:
-            total = total + term if sign > 0 else total - term
-        self.env[self.packing.body.eqns[root].outvars[0]] = total
+        self.env[self.packing.body.eqns[root].outvars[0]] = signed_sum(terms)
 
     def _pack(self, number: int) -> None:
         pack = self.packing.packs[number]

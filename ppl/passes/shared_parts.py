@@ -19,13 +19,11 @@ import jax.numpy as jnp
 from ppl import jaxprs
 from ppl.distributions.densities import normal_constant, sum_of_squares
 from ppl.family import Spec
-from ppl.passes.sums import live_equations
+from ppl.passes.sums import SIGNS, live_equations, signed_sum
 from ppl.primitives import density_p, view_of_density
 
 LEAST = 2**8
 """Fewest lanes that are worth another equation."""
-
-_SIGNS = {"add": (1, 1), "add_any": (1, 1), "sub": (1, -1), "neg": (-1,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +100,8 @@ def _take_apart(body: jaxprs.Body, definitions: dict, reads, root) -> tuple[list
         sign, var = waiting.pop()
         index = definitions.get(var) if _is_var(var) and reads[var] == 1 else None
         eqn = None if index is None or var.aval.shape != root.aval.shape else body.eqns[index]
-        if eqn is not None and eqn.primitive.name in _SIGNS and _one_type(eqn):
-            waiting += [(sign * own, atom) for own, atom in zip(_SIGNS[eqn.primitive.name], eqn.invars, strict=True)]
+        if eqn is not None and eqn.primitive.name in SIGNS and _one_type(eqn):
+            waiting += [(sign * own, atom) for own, atom in zip(SIGNS[eqn.primitive.name], eqn.invars, strict=True)]
         elif eqn is not None and _is_normal(eqn):
             leaves.append(Leaf(sign, var, eqn))
         elif eqn is not None and _is_copy(eqn):
@@ -159,14 +157,14 @@ def _add_up(eqn, leaves: Sequence[Leaf], read) -> jax.Array:
     operand, axes = eqn.invars[0].aval, eqn.params["axes"]
     lanes = math.prod(operand.shape[axis] for axis in axes)
     differing = [(leaf.sign, read(leaf.var)) for leaf in leaves if not _is_shared(leaf, operand)]
-    terms = [(1, _signed_sum(differing).sum(axes))] if differing else []
+    terms = [(1, signed_sum(differing).sum(axes))] if differing else []
     for leaf in leaves:
         if leaf.density is not None:
             values = [read(atom) for atom in leaf.density.invars]
             terms += [(leaf.sign, term) for term in _normals(leaf.density, values, operand.shape, axes)]
         elif _is_shared(leaf, operand):
             terms.append((leaf.sign, lanes * jnp.asarray(read(leaf.var), operand.dtype).reshape(())))
-    return _signed_sum(terms)
+    return signed_sum(terms)
 
 
 def _normals(eqn, values: Sequence, shape: Sequence[int], axes: Sequence[int]) -> Iterator[jax.Array]:
@@ -175,11 +173,3 @@ def _normals(eqn, values: Sequence, shape: Sequence[int], axes: Sequence[int]) -
     scale = scale.reshape(()) if scale.ndim else scale
     yield -0.5 * sum_of_squares(jnp.broadcast_to(value - loc, shape), scale, axes)
     yield -math.prod(shape[axis] for axis in axes) * normal_constant(scale)
-
-
-def _signed_sum(terms: Sequence[tuple[int, jax.Array]]) -> jax.Array:
-    (sign, total), *others = sorted(terms, key=lambda term: -term[0])
-    total = total if sign > 0 else -total
-    for sign, term in others:
-        total = total + term if sign > 0 else total - term
-    return total

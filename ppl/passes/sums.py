@@ -10,10 +10,21 @@ import jax.numpy as jnp
 
 from ppl import jaxprs
 
-_SIGNS = {"add": (1, 1), "add_any": (1, 1), "sub": (1, -1), "neg": (-1,)}
+SIGNS = {"add": (1, 1), "add_any": (1, 1), "sub": (1, -1), "neg": (-1,)}
 
 Leaf = tuple[int, Any]
 """Sign and variable of a term."""
+
+
+def signed_sum(terms: Sequence[tuple[int, Any]]) -> Any:
+    """Add terms up, those of sign 1 first, so that nothing need be negated but where all are of sign -1."""
+    added, taken = ([term for own, term in terms if own == sign] for sign in (1, -1))
+    total = added[0] if added else -taken[0]
+    for term in added[1:]:
+        total = total + term
+    for term in taken if added else taken[1:]:
+        total = total - term
+    return total
 
 
 def live_equations(body: jaxprs.Body, definitions: dict) -> list[int]:
@@ -60,7 +71,7 @@ def _read(body: jaxprs.Body, live: Sequence[int]):
 
 
 def _adds(eqn) -> bool:
-    return eqn.primitive.name in _SIGNS and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating)
+    return eqn.primitive.name in SIGNS and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating)
 
 
 def _through(body: jaxprs.Body, definitions: dict, var):
@@ -81,7 +92,7 @@ def _leaves(body: jaxprs.Body, definitions: dict, root: int, is_inner) -> list[L
             var = _through(body, definitions, var)
         eqn = body.eqns[definitions[var]] if not isinstance(var, jaxprs.Literal) and var in definitions else None
         if opened and eqn is not None and _adds(eqn):
-            signs = zip(_SIGNS[eqn.primitive.name], eqn.invars, strict=True)
+            signs = zip(SIGNS[eqn.primitive.name], eqn.invars, strict=True)
             waiting += [(sign * own, operand, is_inner(operand)) for own, operand in signs][::-1]
         else:
             found.append((sign, var))
