@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -109,9 +110,12 @@ def codelength_bound(
     require_draws("codelength_bound", "samples", samples, 2)
     objective = iwelbo(model, guide, particles)
     _require_normalised(model, (params, *inputs))
-    estimate = lambda key: expect(objective)(key, params, observed, *inputs)
-    draw = jax.jit(lambda keys: jax.lax.map(estimate, keys, batch_size=min(AT_ONCE, samples)))
-    draws = -np.asarray(draw(jax.random.split(key, samples)), np.float64)
+
+    @eqx.filter_jit
+    def draw(keys: jax.Array, *args: Any) -> jax.Array:
+        return jax.lax.map(lambda key: expect(objective)(key, *args), keys, batch_size=min(AT_ONCE, samples))
+
+    draws = -np.asarray(draw(jax.random.split(key, samples), params, observed, *inputs), np.float64)
     return Codelength(float(draws.mean()), float(draws.std(ddof=1) / math.sqrt(samples)), particles, samples)
 
 

@@ -39,21 +39,24 @@ class Scale:
 
 
 def network(settings: Scale) -> GenerativeFunction:
-    """Return the program of a batch of labels, whose density counts for all images."""
+    """Return the program of a batch of labels."""
 
     @gen
     def labels(params: None, images: Float[Array, "n pixels"]) -> None:
         inner = normal(jnp.zeros((settings.pixels, settings.width)), 1.0) @ "inner"
         outer = normal(jnp.zeros((settings.width, 10)), 1.0) @ "outer"
-        with ppl.scale(settings.images / len(images)):
-            categorical(logits=forward(inner, outer, images)) @ "label"
+        categorical(logits=forward(inner, outer, images)) @ "label"
 
     return labels
 
 
 def step_of(settings: Scale, images: Float[Array, "n pixels"], labels: Int[Array, " n"]):
-    """Return a Langevin step of one chain, as a function of a key and a vector of weights, and the vector's length."""
-    log_density, constrain = ppl.log_joint(network(settings), {"label": labels}, None, images)
+    """Return a Langevin step of one chain, as a function of a key and a vector of weights, and the vector's length.
+
+    The labels of a batch count for all images.
+    """
+    program = ppl.scale(network(settings), {"label": settings.images / len(images)})
+    log_density, constrain = ppl.log_joint(program, {"label": labels}, None, images)
     kernel = blackjax.sgld(lambda x, _: jax.grad(log_density)(x))
     return lambda key, x: kernel.step(key, x, None, settings.step / 2), constrain.size
 

@@ -73,7 +73,8 @@ def log_probs(
 ) -> Float[np.ndarray, " orders"]:
     """Return the log probability of a text under each order, in nats."""
 
-    def of_order(order: Int[Array, ""]) -> Float[Array, ""]:
+    @jax.jit
+    def under(order: Int[Array, ""], text: Int[Array, " n"], seen: Int[Array, "orders n alphabet"]):
         return program.log_density({"order": order, "text": text}, None, seen) + jnp.log(float(len(seen)))
 
-    return np.asarray(jax.jit(lambda orders: jax.lax.map(of_order, orders))(jnp.arange(len(seen))), np.float64)
+    return np.array([under(jnp.int32(order), text, seen) for order in range(len(seen))], np.float64)

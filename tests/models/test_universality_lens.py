@@ -15,7 +15,7 @@ from scipy import stats
 import models.universality_lens
 import ppl
 from estimators import codelength_bound
-from models.universality_lens import balls, learners, text, width
+from models.universality_lens import balls, learners, scale, text, width
 from ppl import beta, gen, normal
 
 KEY = jr.key(3)
@@ -313,3 +313,20 @@ def test_run(tmp_path, monkeypatch):
     assert {"text_mixture", "width_4_mixture", "code_bound"} <= set(report["metrics"])
     for name in ("text.png", "widths.png", "balls.png", "coins.png"):
         assert (tmp_path / name).stat().st_size > 5_000
+
+
+class TestScale:
+    def test_the_largest_network_is_counted_and_lowered(self):
+        """Width 4,096 on MNIST: 3.3 million weights; lowered for GPU and TPU, not compiled here."""
+        settings = scale.Scale()
+        assert settings.parameters == 4096 * 794
+        step, size = scale.step_of(settings, jnp.zeros((1, 784), jnp.float32), jnp.zeros(1, jnp.int32))
+        assert size == settings.parameters
+        traced = jax.jit(step).trace(KEY, jax.ShapeDtypeStruct((size,), jnp.float32))
+        for platform in ("cuda", "tpu"):
+            assert "stablehlo.dot_general" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+    def test_one_step_of_a_small_one(self):
+        found = scale.one_step(scale.Scale(width=8, pixels=9, images=50, step=1e-4), KEY)
+        assert found["weights"] == 8 * 19
+        assert 0 < found["moved"] < 5 * math.sqrt(1e-4 * 8 * 19)
