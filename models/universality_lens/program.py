@@ -44,7 +44,7 @@ class Config:
     train: int = 200
     wrong: float = 0.2
     """Share of training labels that are drawn at random."""
-    langevin: width.Langevin = width.Langevin()
+    langevin: width.Langevin = width.Langevin(step=0.005)
     point_steps: int = 2000
     guide_steps: int = 3000
     code_width: int = 16
@@ -194,8 +194,8 @@ QUICK = Config(
     orders=6,
     widths=(16, 64),
     train=100,
-    langevin=width.Langevin(steps=2000, every=50),
-    point_steps=500,
+    langevin=width.Langevin(step=0.01, steps=2000, every=50),
+    point_steps=2000,
     guide_steps=1000,
     ball_widths=(16,),
     ball_levels=4,

@@ -21,6 +21,8 @@ import ppl
 from ppl import GenerativeFunction, categorical, gen, normal
 
 PIXELS, CLASSES = 64, 10
+GAIN = 4.0
+"""Of the logits: with it their prior standard deviation is about 2, at any width, so that a network may be sure."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def split(train: int, wrong: float, test: int = 1000, seed: int = 0) -> tuple[La
 def forward(inner: Float[Array, "64 width"], outer: Float[Array, "width 10"], images: Float[Array, "n 64"]) -> Array:
     """Return the logits of the classes, with one hidden layer."""
     hidden = jax.nn.relu(images @ inner / jnp.sqrt(inner.shape[0]))
-    return hidden @ outer / jnp.sqrt(outer.shape[0])
+    return GAIN * hidden @ outer / jnp.sqrt(outer.shape[0])
 
 
 def network(width: int) -> GenerativeFunction:
