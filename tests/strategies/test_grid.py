@@ -72,12 +72,27 @@ def test_the_laws_are_laws(kind, name):
     np.testing.assert_allclose(*[at.weights @ jnp.exp(at.log_w) for at in moved], rtol=2e-3)
 
 
-@pytest.mark.parametrize("name", [name for name, one in OBJECTIVES.items() if "normal" in one.kinds])
+NOT_POLYNOMIAL = [
+    "iwelbo(2)",
+    "cubo(2)",
+    "exp_cubo(order 0.5)",
+    "f_divergence(jensen_shannon, 2)",
+    "wake_p(2)",
+    "wake_q(2)",
+    "thermodynamic(2, right)",
+    "kernel_stein(2)",
+    "iwhvi(2)",
+    "diwhvi(2, 1)",
+    "smc_elbo(2)",
+]
+
+
+@pytest.mark.parametrize("name", NOT_POLYNOMIAL)
 def test_the_rule_for_normal_choices_is_fine_enough(name, monkeypatch):
     """With a third more nodes the exact gradient moves by less than a twentieth of what a cell could find."""
     one = OBJECTIVES[name]
     law = Law(CONSTRUCTS[one.constructs[0]][1], "normal")
-    exact = lambda: np.asarray(jax.grad(lambda theta: one.exact(law, theta))(jnp.asarray(grid.THETA)))
+    exact = lambda: np.asarray(jax.jit(jax.grad(lambda theta: one.exact(law, theta)))(jnp.asarray(grid.THETA)))
     first = exact()
     rule = laws.noise
     for module in (laws, expectations):
