@@ -1,6 +1,7 @@
 """Is it unbiased? Every strategy in every construct under every objective, against the exact gradient.
 
-Run `python -m bench.grid [--quick] [WORD ...]` (words pick cells by their names). One JSON row for each cell: the
+Run `python -m bench.grid [--quick] [--resume=FILE] [WORD ...]` (words pick cells by their names; rows that stand in a
+file, the output of a run that was cut off, are taken from there). One JSON row for each cell: the
 z-score of each element of the gradient's mean over independent keys, against a truth that plain arithmetic has found
 (`bench.grids.laws`, `.expectations`: enumeration of coins, Gauss's rule for normal choices), and the smallest bias that
 would have been found, (4.5 + 2) standard errors over the gradient's norm: 2 % of it, or what 16 times as many draws
@@ -11,10 +12,12 @@ Exits with 1 if an unbiased cell has |z| of 4.5 or more, or fails to be exact wh
 """
 
 import functools
+import itertools
 import json
 import math
 import platform
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +27,7 @@ from scipy import stats
 import ppl
 from bench.grids.constructs import CONSTRUCTS, programs
 from bench.grids.laws import Law
-from bench.grids.objectives import EVERYWHERE, OBJECTIVES
+from bench.grids.objectives import OBJECTIVES
 from bench.grids.strategies import STRATEGIES
 
 THETA = np.array([-1.2, 1.5])
@@ -99,25 +102,39 @@ def summarise(rows: list[dict]) -> dict:
 
 
 def cells(words=(), constructs=tuple(CONSTRUCTS), objectives=tuple(OBJECTIVES)):
-    """List the cells whose names contain all words: every strategy under every objective with a meaning for it."""
-    for name, entry in STRATEGIES.items():
-        for construct in constructs:
-            for objective in objectives:
-                given = OBJECTIVES[objective]
-                judged = not entry.biased or set(given.constructs) == set(EVERYWHERE)
-                makes_sense = construct in given.constructs and entry.kind in given.kinds and judged
-                if makes_sense and all(word in f"{name} | {construct} | {objective}" for word in words):
-                    yield name, construct, objective
+    """List the cells whose names contain all words.
+
+    Every strategy in every construct under the main bounds; under each other objective that has a meaning for its
+    choices, every unbiased strategy in one construct, another one for the next strategy and the next objective.
+    """
+    for (row, (name, entry)), (column, objective) in itertools.product(
+        enumerate(STRATEGIES.items()), enumerate(objectives)
+    ):
+        given = OBJECTIVES[objective]
+        one = (given.constructs[(row + column) % len(given.constructs)],)
+        if entry.kind not in given.kinds or (entry.biased and not given.everywhere):
+            continue
+        for construct in given.constructs if given.everywhere else one:
+            if construct in constructs and all(word in f"{name} | {construct} | {objective}" for word in words):
+                yield name, construct, objective
+
+
+def kept(arguments: list[str]) -> dict[tuple, dict]:
+    """Return the rows of earlier runs, by cell, from the files given as `--resume=FILE`."""
+    files = [one.partition("=")[2] for one in arguments if one.startswith("--resume=")]
+    rows = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+    return {(row["strategy"], row["construct"], row["objective"]): row for row in rows if "strategy" in row}
 
 
 def main(arguments: list[str]) -> int:
     """Print a row for each cell and one for all."""
     jax.config.update("jax_enable_x64", True)
-    quick, words = "--quick" in arguments, [word for word in arguments if word != "--quick"]
+    quick, words = "--quick" in arguments, [word for word in arguments if not word.startswith("--")]
     some = {key: value for key, value in QUICK.items() if quick and key != "draws"}
-    rows = []
+    rows, earlier = [], kept(arguments)
     for number, cell in enumerate(cells(words, **some)):
-        rows.append(run_cell(*cell, draws=QUICK["draws"] if quick else 2**14, seed=number))
+        found = earlier.get(cell) or run_cell(*cell, draws=QUICK["draws"] if quick else 2**14, seed=number)
+        rows.append(found)
         print(json.dumps(rows[-1]), flush=True)
     total = summarise(rows)
     versions = {"jax": jax.__version__, "python": platform.python_version(), "device": jax.default_backend()}

@@ -14,8 +14,7 @@ from bench.grids.constructs import CONSTRUCTS
 
 APART = ("auxiliary", "filter")
 EVERYWHERE = tuple(name for name in CONSTRUCTS if name not in APART)
-SOME = ("scan", "below enum")
-ALONE = ("vmap", "scan")  # scores need continuous choices alone
+ALONE = tuple(name for name in EVERYWHERE if name != "below enum")  # scores need continuous choices alone
 BOTH, COIN, NORMAL = ("coin", "normal"), ("coin",), ("normal",)
 
 
@@ -27,19 +26,21 @@ class Objective:
         make: Makes it of the programs of a construct.
         exact: Maps a law and parameters to a number with the exact mean gradient as its derivative.
         constructs: Where it runs.
+        everywhere: Whether with each strategy in each of them; else with each strategy in one of them, in turn.
         kinds: For which kinds of choices: those with scores are for continuous ones; for normal choices, averages of w
             itself have tails too heavy for a z-test (far from the posterior, w^2 has hardly a mean).
     """
 
     make: Callable
     exact: Callable
-    constructs: tuple[str, ...] = SOME
+    constructs: tuple[str, ...] = EVERYWHERE
     kinds: tuple[str, ...] = BOTH
+    everywhere: bool = False
 
 
 OBJECTIVES = {
-    "elbo": Objective(es.elbo, exact.elbo, EVERYWHERE),
-    "iwelbo(2)": Objective(lambda m, g: es.iwelbo(m, g, 2), exact.iwelbo, EVERYWHERE),
+    "elbo": Objective(es.elbo, exact.elbo, everywhere=True),
+    "iwelbo(2)": Objective(lambda m, g: es.iwelbo(m, g, 2), exact.iwelbo, everywhere=True),
     "vimco(2)": Objective(lambda m, g: es.vimco(m, g, 2), exact.iwelbo),
     "dreg(2)": Objective(lambda m, g: es.dreg(m, g, 2), exact.iwelbo),
     "sticking_the_landing": Objective(es.sticking_the_landing, exact.elbo),
