@@ -112,8 +112,8 @@ FINITE = Why(
     "family",
     ppl.StrategyError,
     "The strategy does not apply to the family, and says so at the choice: a support that moves continuously is not "
-    "finite (enum, rao_blackwell); the sampler of the uniform distribution is explicit, use `pathwise()` (implicit); its "
-    "table of pairs has no entry for it (mvd, stochastic_perturbation); it is for coins, categorical or gamma choices "
+    "finite (enum, rao_blackwell); the sampler of the uniform distribution is explicit, use `pathwise()` (implicit); "
+    "its table of pairs has no entry for it (mvd, stochastic_perturbation); it is for coins, categorical or gamma choices "
     "(arm, disarm, rebar, relax, unordered, rejection, straight_through, gumbel_softmax); its control variate knows no "
     "edge (lax); its weights know none (importance).",
 )
@@ -126,8 +126,8 @@ OWN_COSTS = Why(
 LEARNED = Why(
     "learned",
     ppl.StrategyError,
-    "What the strategy learns is handed into a branch on an enumerated choice, where every operand has a value for each "
-    "value of that choice.",
+    "What the strategy learns is handed into a branch on an enumerated choice, where every operand has a value for "
+    "each value of that choice.",
 )
 WHYS = [JUMP, EDGE, EDGE_AT_ONCE, LANES, SECOND, FINITE, OWN_COSTS, LEARNED]
 
