@@ -113,9 +113,9 @@ FINITE = Why(
     ppl.StrategyError,
     "The strategy does not apply to the family, and says so at the choice: a support that moves continuously is not "
     "finite (enum, rao_blackwell); the sampler of the uniform distribution is explicit, use `pathwise()` (implicit); "
-    "its table of pairs has no entry for it (mvd, stochastic_perturbation); it is for coins, categorical or gamma choices "
-    "(arm, disarm, rebar, relax, unordered, rejection, straight_through, gumbel_softmax); its control variate knows no "
-    "edge (lax); its weights know none (importance).",
+    "its table of pairs has no entry for it (mvd, stochastic_perturbation); it is for coins, categorical or "
+    "gamma choices (arm, disarm, rebar, relax, unordered, rejection, straight_through, gumbel_softmax); its control "
+    "variate knows no edge (lax); its weights know none (importance).",
 )
 OWN_COSTS = Why(
     "cost of a cost",
@@ -185,7 +185,7 @@ Every gradient strategy through every construct of the language. Each cell is ru
 Pathwise and lax are shown on normal choices, implicit and rejection on gamma, the others on coins (`moving support`: on
 uniform choices).
 `a user's own` is a class with the one method `estimate`. Cells that refuse may become fewer, never more
-(`tests/support/refusing_cells.txt`).
+(`tests/support/refusing_cells.txt`, and `refusing_cells_of_more.txt` for the second and third table).
 """
 
 
