@@ -35,6 +35,7 @@ OWN = {
     "ppl/passes/relaxing.py": "tests/strategies",
     "ppl/transforms/direct.py": "tests/strategies",
     "ppl/passes/shared_parts.py": "tests/test_shared_parts.py",
+    "ppl/passes/sums.py": "tests/test_shared_parts.py",
     "ppl/analysis/demand.py": "tests/test_demand.py",
     "ppl/transforms/classes.py": "tests/test_demand.py",
     "ppl/shared_operands.py": "tests/test_demand.py",

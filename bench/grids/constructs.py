@@ -1,23 +1,24 @@
 """The constructs of the grid: a model and a guide of two latent choices, the second given the first.
 
-However they are written, their law is one of three (`LAWS`), which plain arithmetic knows:
+However they are written, their law is one of three, which plain arithmetic knows (`bench.grids.laws`):
 
     guide  z_t ~ kind(theta_t + a z_{t-1}),  model  z_t ~ kind(b z_{t-1}), x ~ normal(.8 z_0 - .5 z_1 + .2 theta_0, 1).
 
-A coin of kind(u) has the logit u, a normal choice the mean u and the scale .8 (1 in the model).
+A coin of kind(u) has the logit u, a normal choice the mean u and the scale .8 (1 in the model). Two more
+constructs have laws of their own, for objectives that ask for other programs: an auxiliary choice, and a filter.
 """
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 import ppl
+from bench.grids.laws import GUIDE_STEP, MODEL_STEP, OBSERVED, SCALE
 
-GUIDE_STEP, MODEL_STEP, SCALE, OBSERVED = 0.4, 0.3, 0.8, 0.7
+REVERSE_STEP, REVERSE_START = 0.6, 0.1
+SERIES = (0.7, -0.2)
 
 
 def choose(kind, u, strategy=None):
@@ -128,54 +129,55 @@ def below_enumeration(kind, s):
     return model, guide
 
 
-CONSTRUCTS = {  # name: (program, law)
-    "plain": (plain, "chain"),
-    "vmap": (lanes, "apart"),
-    "scan": (scanned, "chain"),
-    "cond": (branches, "chain"),
-    "nested call": (nested, "chain"),
-    "checkpoint": (checkpointed, "chain"),
-    "below enum": (below_enumeration, "mixed"),
+def auxiliary(kind, s):
+    """A guide with an auxiliary choice, and the program that proposes it."""
+
+    def model(theta):
+        ppl.normal(0.8 * (choose(kind, 0.0) @ "z") + 0.2 * theta[0], 1.0) @ "x"
+
+    def guide(theta, observed):
+        u = choose(kind, theta[0], s) @ "u"
+        choose(kind, theta[1] + GUIDE_STEP * u, s) @ "z"
+
+    def reverse(kept, theta, observed):
+        choose(kind, REVERSE_STEP * kept["z"] + REVERSE_START * theta[1], s) @ "u"
+
+    return model, guide, reverse
+
+
+def filtered(kind, s):
+    """Two steps of a filter: the first one, the other, and the program that proposes their choices."""
+
+    def emit(z, theta):
+        ppl.normal(0.8 * z + 0.2 * theta[0], 1.0) @ "x"
+        return z.astype(float)
+
+    def init(theta):
+        return emit(choose(kind, 0.0) @ "z", theta)
+
+    def step(theta, before, t):
+        return emit(choose(kind, MODEL_STEP * before) @ "z", theta)
+
+    def proposal(theta, before, now, t):
+        choose(kind, theta[0] if before is None else theta[1] + GUIDE_STEP * before, s) @ "z"
+
+    return init, step, proposal
+
+
+CONSTRUCTS = {  # name: (programs, law, observed)
+    "plain": (plain, "chain", OBSERVED),
+    "vmap": (lanes, "apart", OBSERVED),
+    "scan": (scanned, "chain", OBSERVED),
+    "cond": (branches, "chain", OBSERVED),
+    "nested call": (nested, "chain", OBSERVED),
+    "checkpoint": (checkpointed, "chain", OBSERVED),
+    "below enum": (below_enumeration, "mixed", OBSERVED),
+    "auxiliary": (auxiliary, "auxiliary", OBSERVED),
+    "filter": (filtered, "filter", SERIES),
 }
-
-
-# --- The laws ----------------------------------------------------------------------------------------------------
-
-
-def _outcomes(kind, nodes):
-    """Return outcomes, as a function of the parameter, with weights that add up to 1 for a normal choice."""
-    if kind == "coin":
-        return [(lambda u, b=b: float(b), lambda u, b=b: jax.nn.sigmoid(u if b else -u)) for b in (0, 1)]
-    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    weights = weights / weights.sum()
-    return [(lambda u, e=e: u + SCALE * e, lambda u, w=w: w) for e, w in zip(points, weights, strict=True)]
-
-
-def _log_density(kind, u, z, scale):
-    if kind == "coin":
-        return z * u - jax.nn.softplus(u)
-    return -(((z - u) / scale) ** 2) / 2 - jnp.log(scale * jnp.sqrt(2 * jnp.pi))
-
-
-def law(name, kind, theta, nodes=12):
-    """Return weights and log weights of all outcomes of the guide, as functions of the parameters."""
-    first = "coin" if name == "mixed" else kind
-    a, b = (0.0, 0.0) if name == "apart" else (GUIDE_STEP, MODEL_STEP)
-    rows = []
-    for (one, weigh_one), (two, weigh_two) in itertools.product(_outcomes(first, nodes), _outcomes(kind, nodes)):
-        z = one(theta[0])
-        u = theta[1] + a * z
-        w = two(u)
-        log_q = _log_density(first, theta[0], z, SCALE) + _log_density(kind, u, w, SCALE)
-        log_p = _log_density(first, 0.0, z, 1.0) + _log_density(kind, b * z, w, 1.0)
-        mean = 0.8 * z - 0.5 * w + 0.2 * theta[0]
-        log_p = log_p + _log_density("normal", mean, OBSERVED, 1.0)
-        rows.append((weigh_one(theta[0]) * weigh_two(u), log_p - log_q))
-    return tuple(jnp.stack([jnp.asarray(x, theta.dtype) for x in column]) for column in zip(*rows, strict=True))
 
 
 @functools.cache
 def programs(construct, kind, strategy):
-    """Return the model and the guide of a cell."""
-    model, guide = CONSTRUCTS[construct][0](kind, strategy)
-    return ppl.gen(model), ppl.gen(guide)
+    """Return the programs of a cell: model and guide, or what its objective asks for."""
+    return tuple(ppl.gen(one) for one in CONSTRUCTS[construct][0](kind, strategy))

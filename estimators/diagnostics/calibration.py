@@ -147,9 +147,7 @@ def sbc(
         >>> calibrated(0.5**0.5), calibrated(0.4)
         (True, False)
     """
-    require_programs("sbc", model=model, guide=guide)
-    require_draws("sbc", "simulations", simulations, 50)
-    require_draws("sbc", "draws", draws, 9)
+    _require("sbc", model, guide, simulations, draws)
     return _calibrate(model, guide, params, observed, inputs, key, simulations, draws, fit, "uniform")
 
 
@@ -197,10 +195,14 @@ def vsbc(
         >>> centred(0.0), centred(0.3)
         (True, False)
     """
-    require_programs("vsbc", model=model, guide=guide)
-    require_draws("vsbc", "simulations", simulations, 50)
-    require_draws("vsbc", "draws", draws, 9)
+    _require("vsbc", model, guide, simulations, draws)
     return _calibrate(model, guide, params, observed, inputs, key, simulations, draws, fit, "symmetry")
+
+
+def _require(usage: str, model: Any, guide: Any, simulations: Any, draws: Any) -> None:
+    require_programs(usage, model=model, guide=guide)
+    require_draws(usage, "simulations", simulations, 50)
+    require_draws(usage, "draws", draws, 9)
 
 
 def _calibrate(model, guide, params, observed, inputs, key, simulations, draws, fit, judged) -> Calibration:

@@ -155,8 +155,13 @@ def verdict(
     problems = tuple(text for text in found if "has no gradient strategy" not in text)  # nothing is differentiated here
     if problems:
         return Verdict((), problems, ())
+    return _look(model, guide, (params, observed, *inputs), key, samples)
+
+
+def _look(model: GenerativeFunction, guide: GenerativeFunction, args: tuple, key: jax.Array, samples: int) -> Verdict:
+    """Judge programs that fit."""
     guide_key, prior_key, cross_key = jax.random.split(key, 3)
-    args = (params, observed, *inputs)
+    params, observed, *inputs = args
     drawn, log_joint, log_q = _numpy(repeated(from_guide(model, guide), guide_key, samples, *args))
     log_weights = log_joint - log_q
     findings = _of_weights(log_weights)

@@ -64,14 +64,7 @@ def annealed(
         ()
     """
     require_programs("annealed", model=model, guide=guide)
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-        raise PPLError(
-            "`annealed` takes a number of steps.", where=user_source(), expected="an int of at least 0", got=repr(steps)
-        )
-    if not callable(step_size):
-        require_number("annealed", "step_size", step_size, "a positive number", lambda h: np.isfinite(h) and h > 0)
-    if not callable(persistence):
-        require_number("annealed", "persistence", persistence, "a number in [0, 1)", lambda g: 0 <= g < 1)
+    _require_path(steps, step_size, persistence)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         args = (params, observed, *inputs)
@@ -88,6 +81,21 @@ def annealed(
         return log_p(z) - drawn.log_density + gain
 
     return objective
+
+
+def _require_path(steps: Any, step_size: Any, persistence: Any) -> None:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise PPLError(
+            "`annealed` takes a number of steps.",
+            where=user_source(),
+            expected="an int of at least 0",
+            got=repr(steps),
+            remedy="give the number of leapfrog steps; 0 is the ELBO",
+        )
+    if not callable(step_size):
+        require_number("annealed", "step_size", step_size, "a positive number", lambda h: np.isfinite(h) and h > 0)
+    if not callable(persistence):
+        require_number("annealed", "persistence", persistence, "a number in [0, 1)", lambda g: 0 <= g < 1)
 
 
 def _transitions(log_q: Callable, log_p: Callable, z: jax.Array, steps: int, size: Any, kept: Any):

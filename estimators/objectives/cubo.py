@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimators.objectives.checks import require_number, require_particles, require_programs
+from estimators.objectives.checks import require_number, require_programs
 from estimators.objectives.elbo import elbo
+from estimators.objectives.particles import require_bound
 from estimators.objectives.renyi import renyi
 from ppl import GenerativeFunction
 from ppl._errors import boundary
@@ -53,7 +54,7 @@ def cubo(
         >>> ppl.expect(cubo(model, guide, particles=10))(jax.random.key(0), 1.0, {"x": 2.0}).shape
         ()
     """
-    require_particles("cubo", particles)
+    require_bound("cubo", model, guide, particles)
     _require_order("cubo", order)
     return renyi(model, guide, 1 - order, particles)
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimators.objectives.checks import require_particles, require_programs
 from estimators.objectives.guides import detached, require_exact, tangents_of
+from estimators.objectives.particles import require_bound
 from ppl import GenerativeFunction, assess, merge, simulate
 from ppl._errors import boundary
 from ppl.transforms.traits import density_of
@@ -58,33 +58,45 @@ def dreg(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -
         >>> abs(round(float(grad(jax.random.key(0), 1.0, {"x": 2.0})), 5))
         0.0
     """
-    require_particles("dreg", particles)
-    require_programs("dreg", model=model, guide=guide)
+    require_bound("dreg", model, guide, particles)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         args = (params, observed, *inputs)
         require_exact("dreg", guide, *args)
         require_exact("dreg", model, params, *inputs)
-        others = _not_pathwise(guide, args)
-
-        def draw(_: Any) -> tuple[Any, jax.Array, jax.Array]:
-            drawn = simulate(guide)(*args)
-            log_joint, _ = assess(model)(merge(drawn.choices, observed), params, *inputs)
-            return drawn.choices, log_joint - drawn.log_density, density_of(guide, drawn, others)
-
-        def path(choices: Any, share: jax.Array) -> jax.Array:
-            moved = jax.tree.map(lambda leaf: _slowed(leaf, share), choices)
-            log_joint, _ = assess(model)(merge(moved, observed), params, *inputs)
-            log_prob, _ = assess(guide)(moved, detached(params), observed, *inputs)
-            return log_joint - log_prob
-
-        choices, log_weights, scored = jax.vmap(draw)(jnp.arange(particles))
+        draw = _draw(model, guide, _not_pathwise(guide, args), args)
+        choices, log_weights, scored = jax.vmap(lambda _: draw())(jnp.arange(particles))
         shares = jax.lax.stop_gradient(jax.nn.softmax(log_weights))
         bound = jax.lax.stop_gradient(jax.nn.logsumexp(log_weights - jnp.log(particles)))
-        paths = jax.vmap(path)(choices, shares)
+        paths = jax.vmap(_path(model, guide, args))(choices, shares)
         return bound + jnp.sum(shares * tangents_of(paths)) - jnp.sum(shares * tangents_of(scored))
 
     return objective
+
+
+def _draw(model: GenerativeFunction, guide: GenerativeFunction, others: list[str], args: tuple) -> Callable[[], tuple]:
+    """Make what draws choices, with their log weight and the log density of those that are not pathwise."""
+    params, observed, *inputs = args
+
+    def draw() -> tuple[Any, jax.Array, jax.Array]:
+        drawn = simulate(guide)(*args)
+        log_joint, _ = assess(model)(merge(drawn.choices, observed), params, *inputs)
+        return drawn.choices, log_joint - drawn.log_density, density_of(guide, drawn, others)
+
+    return draw
+
+
+def _path(model: GenerativeFunction, guide: GenerativeFunction, args: tuple) -> Callable[[Any, jax.Array], jax.Array]:
+    """Make the log weight of choices that move by a share of their derivatives; the guide's parameters stand still."""
+    params, observed, *inputs = args
+
+    def path(choices: Any, share: jax.Array) -> jax.Array:
+        moved = jax.tree.map(lambda leaf: _slowed(leaf, share), choices)
+        log_joint, _ = assess(model)(merge(moved, observed), params, *inputs)
+        log_prob, _ = assess(guide)(moved, detached(params), observed, *inputs)
+        return log_joint - log_prob
+
+    return path
 
 
 def _not_pathwise(guide: GenerativeFunction, args: tuple) -> list[str]:

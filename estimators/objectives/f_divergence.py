@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimators.objectives.checks import require_number, require_particles, require_programs
-from estimators.objectives.elbo import elbo
+from estimators.objectives.checks import require_number
+from estimators.objectives.particles import log_weights_of, require_bound
 from ppl import GenerativeFunction, PPLError
 from ppl._errors import boundary, user_source
 
@@ -61,10 +61,22 @@ def f_divergence(
         >>> round(float(exact.value), 4), round(float(exact.gradient), 4)
         (0.2742, -1.0)
     """
-    require_particles("f_divergence", particles, least=2 if log_evidence is None else 1)
-    require_programs("f_divergence", model=model, guide=guide)
+    require_bound("f_divergence", model, guide, particles, least=2 if log_evidence is None else 1)
     if log_evidence is not None:
         require_number("f_divergence", "log_evidence", log_evidence, "a finite number, or None", np.isfinite)
+    _require_generator(f)
+    drawn = log_weights_of(model, guide, particles)
+
+    def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
+        log_weights = drawn(params, observed, *inputs)
+        if log_evidence is None:
+            return jnp.mean(f(log_weights - jax.nn.logsumexp(log_weights) + jnp.log(particles)))
+        return jnp.mean(f(log_weights - log_evidence))
+
+    return objective
+
+
+def _require_generator(f: Any) -> None:
     if not callable(f):
         raise PPLError(
             "`f_divergence` takes a function of the log ratio.",
@@ -72,12 +84,3 @@ def f_divergence(
             got=repr(f),
             remedy="pass e.g. `estimators.divergences.jensen_shannon`",
         )
-    single = elbo(model, guide)
-
-    def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
-        log_weights = jax.vmap(lambda _: single(params, observed, *inputs))(jnp.arange(particles))
-        if log_evidence is None:
-            return jnp.mean(f(log_weights - jax.nn.logsumexp(log_weights) + jnp.log(particles)))
-        return jnp.mean(f(log_weights - log_evidence))
-
-    return objective

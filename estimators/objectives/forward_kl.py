@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimators.objectives.checks import require_particles, require_programs
+from estimators.objectives.particles import require_bound
 from estimators.objectives.weighted import guide_densities, weighted_particles
 from ppl import GenerativeFunction
 from ppl._errors import boundary
@@ -45,8 +45,7 @@ def forward_kl(model: GenerativeFunction, guide: GenerativeFunction, particles: 
         >>> bool(ppl.expect(forward_kl(model, guide, particles=5))(jax.random.key(0), 0.5, {"x": 2.0}) <= 0)
         True
     """
-    require_particles("forward_kl", particles, least=2)
-    require_programs("forward_kl", model=model, guide=guide)
+    require_bound("forward_kl", model, guide, particles, least=2)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         choices, log_joints, log_weights = weighted_particles(model, guide, particles, params, observed, *inputs)

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimators.objectives.checks import require_particles, require_programs
-from estimators.objectives.elbo import elbo
+from estimators.objectives.particles import log_weights_of, require_bound
 from ppl import GenerativeFunction
 from ppl._errors import boundary
 
@@ -46,12 +45,10 @@ def iwelbo(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
         >>> ppl.expect(bound)(jax.random.key(0), 0.5, {"x": 2.0}).shape
         ()
     """
-    require_particles("iwelbo", particles)
-    require_programs("iwelbo", model=model, guide=guide)
-    single = elbo(model, guide)
+    require_bound("iwelbo", model, guide, particles)
+    log_weights = log_weights_of(model, guide, particles)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
-        log_weights = jax.vmap(lambda _: single(params, observed, *inputs))(jnp.arange(particles))
-        return jax.nn.logsumexp(log_weights) - jnp.log(particles)
+        return jax.nn.logsumexp(log_weights(params, observed, *inputs)) - jnp.log(particles)
 
     return objective

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimators.objectives.checks import require_number, require_particles, require_programs
-from estimators.objectives.elbo import elbo
+from estimators.objectives.checks import require_number
+from estimators.objectives.particles import log_weights_of, require_bound
 from ppl import GenerativeFunction
 from ppl._errors import boundary
 
@@ -56,15 +56,14 @@ def renyi(model: GenerativeFunction, guide: GenerativeFunction, alpha: Any, part
         >>> round(float(exact.value), 4), round(float(exact.gradient), 4)
         (-1.3033, 0.9335)
     """
-    require_particles("renyi", particles)
+    require_bound("renyi", model, guide, particles)
     require_number("renyi", "alpha", alpha, "a finite number", np.isfinite)
-    require_programs("renyi", model=model, guide=guide)
-    single = elbo(model, guide)
+    drawn = log_weights_of(model, guide, particles)
     order = 1 - alpha
     is_elbo = not isinstance(alpha, jax.core.Tracer) and float(alpha) == 1
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
-        log_weights = jax.vmap(lambda _: single(params, observed, *inputs))(jnp.arange(particles))
+        log_weights = drawn(params, observed, *inputs)
         if is_elbo:
             return jnp.mean(log_weights)
         return (jax.nn.logsumexp(order * log_weights) - jnp.log(particles)) / order

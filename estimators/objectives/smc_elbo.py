@@ -66,23 +66,18 @@ def smc_elbo(
     require_programs("smc_elbo", init=init, step=step, proposal=proposal)
     require_particles("smc_elbo", particles)
     scheme = multinomial() if resampling is None else resampling
-    if not 0 < threshold <= 1:
-        raise PPLError("`smc_elbo` takes a threshold in (0, 1].", where=user_source(), got=repr(threshold))
-
-    def weigh(program, params, latent, now, *args):
-        log_joint, carry = assess(program)(merge(latent.choices, now), params, *args)
-        return carry, log_joint - latent.log_density
+    _require_threshold(threshold)
 
     def objective(params: Any, observed: Any) -> jax.Array:
         first, rest = _first_and_rest(observed)
 
         def begin(_):
-            return weigh(init, params, simulate(proposal)(params, None, first, 0), first)
+            return _weigh(init, params, simulate(proposal)(params, None, first, 0), first)
 
         def move(cloud, inputs):
             now, t = inputs
             cloud, _ = resample(cloud, scheme, threshold)
-            one = lambda carry: weigh(step, params, simulate(proposal)(params, carry, now, t), now, carry, t)
+            one = lambda carry: _weigh(step, params, simulate(proposal)(params, carry, now, t), now, carry, t)
             return advance(cloud, one), None
 
         cloud = start(*jax.vmap(begin)(jnp.arange(particles)))
@@ -91,6 +86,22 @@ def smc_elbo(
         return cloud.total()
 
     return objective
+
+
+def _require_threshold(threshold: Any) -> None:
+    if not 0 < threshold <= 1:
+        raise PPLError(
+            "`smc_elbo` takes a threshold in (0, 1].",
+            where=user_source(),
+            got=repr(threshold),
+            remedy="use 1 to resample at every step",
+        )
+
+
+def _weigh(program: GenerativeFunction, params: Any, latent: Any, now: Any, *args: Any) -> tuple[Any, jax.Array]:
+    """Return the carry of a step whose latent choices were proposed, and its log weight."""
+    log_joint, carry = assess(program)(merge(latent.choices, now), params, *args)
+    return carry, log_joint - latent.log_density
 
 
 def _first_and_rest(observed: Any) -> tuple[Any, Any]:

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from estimators.objectives.checks import require_particles, require_programs
-from estimators.objectives.elbo import elbo
+from estimators.objectives.particles import log_weights_of, require_bound
 from ppl import GenerativeFunction, PPLError
 from ppl._errors import boundary, user_source
 
@@ -62,22 +61,26 @@ def thermodynamic(
         >>> round(float(value), 4)
         -1.35
     """
-    require_particles("thermodynamic", particles)
-    require_programs("thermodynamic", model=model, guide=guide)
+    require_bound("thermodynamic", model, guide, particles)
+    widths, at = _bins(betas, side)
+    drawn = log_weights_of(model, guide, particles)
+
+    def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
+        log_weights = drawn(params, observed, *inputs)
+        shares = jax.nn.softmax(jnp.asarray(at, log_weights.dtype)[:, None] * log_weights, axis=1)
+        return jnp.sum(jnp.asarray(widths, log_weights.dtype)[:, None] * shares * log_weights)
+
+    return objective
+
+
+def _bins(betas: Sequence[float], side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the widths of the bins, and where each is evaluated."""
     ends = np.asarray(betas, float)
     if ends.ndim != 1 or len(ends) < 2 or ends[0] != 0 or ends[-1] != 1 or (np.diff(ends) <= 0).any():
         _refuse("bins", "numbers that increase from 0 to 1", betas)
     if side not in ("left", "right"):
         _refuse("`side`", '"left" or "right"', side)
-    widths, at = np.diff(ends), ends[:-1] if side == "left" else ends[1:]
-    single = elbo(model, guide)
-
-    def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
-        log_weights = jax.vmap(lambda _: single(params, observed, *inputs))(jnp.arange(particles))
-        shares = jax.nn.softmax(jnp.asarray(at, log_weights.dtype)[:, None] * log_weights, axis=1)
-        return jnp.sum(jnp.asarray(widths, log_weights.dtype)[:, None] * shares * log_weights)
-
-    return objective
+    return np.diff(ends), ends[:-1] if side == "left" else ends[1:]
 
 
 def _refuse(what: str, expected: str, got: Any) -> None:

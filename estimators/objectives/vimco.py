@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimators.objectives.checks import require_particles, require_programs
 from estimators.objectives.guides import charged, tangents_of
+from estimators.objectives.particles import require_bound
 from ppl import GenerativeFunction, assess, merge, simulate
 from ppl._errors import boundary
 from ppl.transforms.traits import density_of
@@ -52,8 +52,7 @@ def vimco(model: GenerativeFunction, guide: GenerativeFunction, particles: int) 
         >>> round(float(exact.gradient), 4), round(float(exact.variance), 2)
         (0.6838, 2.47)
     """
-    require_particles("vimco", particles, least=2)
-    require_programs("vimco", model=model, guide=guide)
+    require_bound("vimco", model, guide, particles, least=2)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         names = charged(guide, params, observed, *inputs)

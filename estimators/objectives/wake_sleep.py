@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from estimators.objectives.checks import require_particles, require_programs
+from estimators.objectives.checks import require_programs
 from estimators.objectives.dreams import dreamt
+from estimators.objectives.particles import require_bound
 from estimators.objectives.weighted import guide_densities, weighted_particles
 from ppl import GenerativeFunction, assess
 from ppl._errors import boundary
@@ -44,8 +45,7 @@ def wake_p(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
         >>> ppl.grad(wake_p(model, guide, particles=5))(jax.random.key(0), 0.0, {"x": 2.0}).shape
         ()
     """
-    require_particles("wake_p", particles)
-    require_programs("wake_p", model=model, guide=guide)
+    require_bound("wake_p", model, guide, particles)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         _, log_joints, log_weights = weighted_particles(model, guide, particles, params, observed, *inputs)
@@ -89,8 +89,7 @@ def wake_q(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
         >>> round(float(exact.gradient), 4)
         0.5484
     """
-    require_particles("wake_q", particles)
-    require_programs("wake_q", model=model, guide=guide)
+    require_bound("wake_q", model, guide, particles)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         choices, _, log_weights = weighted_particles(model, guide, particles, params, observed, *inputs)

@@ -36,6 +36,7 @@ from ppl.strategies.pathwise import pathwise
 from ppl.transforms.axes import Val
 from ppl.transforms.evaluate import Evaluator, magic, under_enumeration
 from ppl.transforms.guards import forbid_tangents
+from ppl.transforms.keyless import Keyless
 from ppl.transforms.noise import KeyNoise
 from ppl.transforms.programs import label_of, list_places
 from ppl.transforms.tails import Override, TailNoise
@@ -205,7 +206,7 @@ class _Main:
         key = self.noise.key_at(site) if isinstance(self.noise, KeyNoise) else None
         ask = functools.partial(self._ask, along, site, shape, key, itertools.count(), strategy.common_noise)
         costs = Costs(lambda *given, **how: self._conditional(ask(*given, **how), share))
-        own = None if key is None else jax.random.fold_in(key, 2**31)
+        own = Keyless(place) if key is None else jax.random.fold_in(key, 2**31)
         if learned is not None:
             (learned,) = align([_first_order(learned, place)], [1], own_lanes, len(sorted_out.batch_shape))
         try:

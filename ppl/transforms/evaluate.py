@@ -388,7 +388,7 @@ class Evaluator:
             raise without_value(self.plan.places[here])
         val, mapped = learned
         if val.axes:
-            raise under_enumeration(self.plan.places[here])
+            raise learned_below_enumeration(self.plan.places[here])
         mapped = (False,) * (len(record.lanes) - len(mapped)) + mapped
         lanes = tuple(
             dataclasses.replace(lane, mapped=(*lane.mapped, own))
@@ -566,6 +566,17 @@ def without_value(place: Place) -> StrategyError:
         expected="a strategy given at the choice (`grad=`) or by `ppl.with_grad`, where it is evaluated",
         got=str(place.eqn.params["strategy"]),
         remedy="compare with another strategy here",
+    )
+
+
+def learned_below_enumeration(place: Place) -> StrategyError:
+    """Build the error for a strategy whose parameters come from a branch, or a value, of an enumerated choice."""
+    return StrategyError(
+        f"What the strategy of {label_of(place)!r} learns depends on an enumerated choice.",
+        where=f"{label_of(place)!r} at {place.eqn.params['source']}",
+        expected="parameters that are known before, and a choice outside of branches on enumerated choices",
+        got=str(place.eqn.params["strategy"]),
+        remedy="use a strategy that learns nothing, such as `rao_blackwell()`, or another one for the predicate",
     )
 
 

@@ -8,7 +8,19 @@ import numpyro.distributions as dist
 import pytest
 
 import ppl
-from estimators import arm, disarm, importance, mvd, rao_blackwell, reinforce
+from estimators import (
+    arm,
+    disarm,
+    importance,
+    leave_one_out,
+    mvd,
+    rao_blackwell,
+    rebar,
+    reinforce,
+    relax,
+    stochastic_perturbation,
+    unordered,
+)
 from ppl import bernoulli, categorical
 from tests.statistics import assert_unbiased
 from tests.strategies.exactly import costs, distribution, moments, unit_interval
@@ -197,6 +209,27 @@ def test_other_families_are_refused(strategy):
         ppl.seed(lambda: ppl.poisson(1.0, grad=strategy).sample())(KEY)
     with pytest.raises(ppl.StrategyError, match="not finite"):
         ppl.seed(lambda: ppl.poisson(1.0, grad=rao_blackwell()).sample())(KEY)
+
+
+OWN_NOISE = [
+    arm(),
+    disarm(),
+    importance(lambda probs: dist.Bernoulli(probs=probs)),
+    leave_one_out(2),
+    rebar(),
+    relax(lambda level, z: level * z, jnp.array(1.0)),
+    stochastic_perturbation(),
+    unordered(2),
+]
+
+
+@pytest.mark.parametrize("strategy", OWN_NOISE, ids=str)
+def test_noise_of_a_strategy_is_not_enumerated(strategy):
+    """`exact_gradient` says so, and where; strategies that draw nothing are enumerated."""
+    with pytest.raises(ppl.StrategyError, match="noise of its own") as caught:
+        ppl.exact_gradient(lambda p: (bernoulli(p, grad=strategy).sample() - 0.45) ** 2)(0.3)
+    assert "test_coins.py" in caught.value.details["where"]
+    assert "ppl.grad" in caught.value.details["remedy"]
 
 
 def test_steps_of_a_chain_under_joint_evaluation():

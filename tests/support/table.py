@@ -11,6 +11,7 @@ import ppl
 from tests import quadrature
 from tests.support.checks import is_exact
 from tests.support.constructs import CONSTRUCTS, Construct
+from tests.support.more_ways import BIASED_WAYS, MORE_WAYS
 from tests.support.ways import WAYS, Way
 
 
@@ -111,10 +112,24 @@ FINITE = Why(
     "family",
     ppl.StrategyError,
     "The strategy does not apply to the family, and says so at the choice: a support that moves continuously is not "
-    "finite (enum); the sampler of the uniform distribution is explicit, use `pathwise()` (implicit); its table of "
-    "pairs has no entry for it (mvd).",
+    "finite (enum, rao_blackwell); the sampler of the uniform distribution is explicit, use `pathwise()` (implicit); "
+    "its table of pairs has no entry for it (mvd, stochastic_perturbation); it is for coins, categorical or "
+    "gamma choices (arm, disarm, rebar, relax, unordered, rejection, straight_through, gumbel_softmax); its control "
+    "variate knows no edge (lax); its weights know none (importance).",
 )
-WHYS = [JUMP, EDGE, EDGE_AT_ONCE, LANES, SECOND, FINITE]
+OWN_COSTS = Why(
+    "cost of a cost",
+    ppl.StrategyError,
+    "The strategy differentiates the costs of this choice, and these contain what a later choice's strategy estimates "
+    "by itself, which has no derivative in this value.",
+)
+LEARNED = Why(
+    "learned",
+    ppl.StrategyError,
+    "What the strategy learns is handed into a branch on an enumerated choice, where every operand has a value for "
+    "each value of that choice.",
+)
+WHYS = [JUMP, EDGE, EDGE_AT_ONCE, LANES, SECOND, FINITE, OWN_COSTS, LEARNED]
 
 _SCORES = ("reinforce", "reinforce(constant)", "reinforce(leave_one_out_lanes)")
 _DIRECT = ("mvd", "leave_one_out", "a user's own")
@@ -128,6 +143,13 @@ REFUSALS: dict[tuple[str, str], Why] = {
         for row in ("vmap, one cost of all lanes", "iwelbo, a log of a mean")
     },
     **{("second derivative", way): SECOND for way in _DIRECT},
+    **{("second derivative", str(way)): SECOND for way in MORE_WAYS},
+    **{("moving support", str(way)): FINITE for way in [*MORE_WAYS, *BIASED_WAYS]},
+    **{("discontinuous cost", way): JUMP for way in ("rebar", "rejection", "straight_through", "gumbel_softmax")},
+    **{
+        (row, way): OWN_COSTS for row in ("scan, value in the carry", "scan, reverse") for way in ("rebar", "rejection")
+    },
+    **{("cond on a choice by enum", way): LEARNED for way in ("relax", "lax")},
 }
 
 
@@ -141,6 +163,8 @@ def cell(construct: Construct, way: Way) -> str:
     found = why(construct, way)
     if found is not None:
         return f"{found.error.__name__} [{found.mark}]"
+    if not way.strategy.unbiased:
+        return "biased"
     return "exact" if is_exact(construct, way) else "z"
 
 
@@ -156,14 +180,27 @@ Every gradient strategy through every construct of the language. Each cell is ru
 - An **error** is raised where a derivative meets the choice, or at the choice; the note says what the estimator would
   have given, or why it does not apply.
 
-Pathwise is shown on normal choices, implicit on gamma, the others on coins (`moving support`: on uniform choices).
+- **biased**: a strategy that is biased by name runs, and reports show it as biased; nothing is claimed of its mean.
+
+Pathwise and lax are shown on normal choices, implicit and rejection on gamma, the others on coins (`moving support`: on
+uniform choices).
 `a user's own` is a class with the one method `estimate`. Cells that refuse may become fewer, never more
-(`tests/support/refusing_cells.txt`).
+(`tests/support/refusing_cells.txt`, and `refusing_cells_of_more.txt` for the second and third table).
 """
+
+
+TABLES = {
+    "## The main strategies": WAYS,
+    "## Estimators with noise or values of their own": MORE_WAYS,
+    "## Strategies that are biased by name": BIASED_WAYS,
+}
 
 
 def table() -> str:
     """Return the matrix in Markdown."""
-    lines = [INTRODUCTION, "| construct | " + " | ".join(map(str, WAYS)) + " |", "|---" * (len(WAYS) + 1) + "|"]
-    lines += [f"| {one} | " + " | ".join(cell(one, way) for way in WAYS) + " |" for one in CONSTRUCTS]
+    lines = [INTRODUCTION]
+    for title, ways in TABLES.items():
+        lines += [title, "", "| construct | " + " | ".join(map(str, ways)) + " |", "|---" * (len(ways) + 1) + "|"]
+        lines += [f"| {one} | " + " | ".join(cell(one, way) for way in ways) + " |" for one in CONSTRUCTS] + [""]
+    lines.pop()
     return "\n".join([*lines, "", "## Notes", "", *(f"- **{one.mark}**: {one}" for one in WHYS), ""])

@@ -46,6 +46,7 @@ class Way:
         strategy: The strategy.
         family: "coin", "normal" or "gamma".
         predicate: The strategy of coins and dice that decide which branch is taken.
+        dice: That of dice, where the predicate's is for coins alone.
         is_exact: Whether its noise is finite, so that its mean is found by enumeration.
     """
 
@@ -54,6 +55,7 @@ class Way:
     family: str = "coin"
     predicate: ppl.Strategy = reinforce()
     is_exact: bool = True
+    dice: ppl.Strategy | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -81,7 +83,8 @@ class Way:
 
     def die(self, u):
         """Make a choice among three branches."""
-        return ppl.categorical(jnp.stack([1 - u, u * u, u * (1 - u)]), grad=self.predicate).sample()
+        strategy = self.predicate if self.dice is None else self.dice
+        return ppl.categorical(jnp.stack([1 - u, u * u, u * (1 - u)]), grad=strategy).sample()
 
     @property
     def is_direct(self) -> bool:
