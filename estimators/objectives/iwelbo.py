@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,9 @@ from ppl._errors import boundary
 
 
 @boundary
-def iwelbo(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -> Callable[..., jax.Array]:
+def iwelbo(
+    model: GenerativeFunction, guide: GenerativeFunction, particles: int, weights: Mapping[str, Any] | None = None
+) -> Callable[..., jax.Array]:
     """Make the importance-weighted bound E log (1/K) sum_k p(x, z_k) / q(z_k) (Burda et al. 2016, eq. 8).
 
     It increases with the number K of particles, from the ELBO at K = 1 to log p(x).
@@ -24,13 +26,16 @@ def iwelbo(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
         model: Called as `model(params, *inputs)`.
         guide: Called as `guide(params, observed, *inputs)`.
         particles: Number K of independent draws from the guide, at least 1.
+        weights: Factors by glob of the log densities within every particle's log weight, as for `elbo`: the bound of a
+            tempered model. It still increases with K.
 
     Returns:
         A stochastic function of `(params, observed, *inputs)` that returns a scalar, to be maximised.
 
     Raises:
         PPLError: `particles` is not a positive int.
-        AddressError: The guide's and the observed choices together are not the model's.
+        AddressError: The guide's and the observed choices together are not the model's, or a weight matches no choice
+            or does not broadcast.
 
     Example:
         >>> import jax, ppl
@@ -48,7 +53,7 @@ def iwelbo(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
     """
     require_particles("iwelbo", particles)
     require_programs("iwelbo", model=model, guide=guide)
-    single = elbo(model, guide)
+    single = elbo(model, guide, weights)
 
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         log_weights = jax.vmap(lambda _: single(params, observed, *inputs))(jnp.arange(particles))
