@@ -161,3 +161,15 @@ def generate(params: Parameters, number: int, length: int, key: Key[Array, ""]) 
     """Let the model run freely from rest; return expected outputs."""
     free = lambda key: model.simulate(key, params, params.network.start(), length).retval
     return np.asarray(jax.jit(jax.vmap(free))(jr.split(key, number)))
+
+
+def bounds(
+    params: Parameters, x: np.ndarray, meta: float, key: Key[Array, ""], particles: int, runs: int = 200
+) -> Float[np.ndarray, " n"]:
+    """Estimate the tempered bound of every training sequence, as a mean over runs."""
+    latents, rows = params.network.latents, jnp.arange(len(x))
+    weights = meta_prior(latents, int(np.prod(x.shape[2:3])), x.shape[1], [meta] * len(latents))
+    objective = iwelbo(model, guide, particles, weights)
+    estimate = ppl.expect(lambda x: of_sequences(objective, params, rows, x))
+    values = jax.jit(lambda keys, x: jax.lax.map(lambda key: estimate(key, x), keys))(jr.split(key, runs), x)
+    return np.asarray(values, np.float64).mean(0)

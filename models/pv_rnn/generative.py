@@ -123,8 +123,8 @@ def meta_prior(
 def free_energy(weights: Mapping[str, Float[Array, "steps 1"] | float]) -> Callable[..., Float[Array, ""]]:
     """Make the paper's objective: E_q sum_t { w_x log p(x_t | d_t) - sum_k w_k KL(q, p) }, with KL in closed form.
 
-    Its mean is that of `elbo(model, guide, weights)`, where KL is a difference of log densities; and it runs the network
-    once, not for the guide and again for the model.
+    Its mean is that of `elbo(model, guide, weights)`, where KL is a difference of log densities; and it runs the
+    network once, not for the guide and again for the model.
     """
 
     def objective(params: Parameters, observed: Mapping, start: State, length: int) -> Float[Array, ""]:

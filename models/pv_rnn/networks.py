@@ -130,9 +130,7 @@ class Network(eqx.Module):
     def prior(self, state: State) -> list[Gaussian]:
         """Return p(z | d of the step before): a standard normal in the first step."""
         found = [self._gaussian(head) for head in self.prior_heads(state)]
-        return [
-            Gaussian(jnp.where(state.begun, loc, 0.0), jnp.where(state.begun, scale, 1.0)) for loc, scale in found
-        ]
+        return [Gaussian(jnp.where(state.begun, loc, 0.0), jnp.where(state.begun, scale, 1.0)) for loc, scale in found]
 
     def posterior(self, state: State, adaptive: Float[Array, " vector"]) -> list[Gaussian]:
         """Return q(z | d of the step before, A of this step)."""

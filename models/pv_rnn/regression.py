@@ -118,9 +118,7 @@ def follow(
         weights = meta_prior(latents, x.shape[1], window.length, [window.meta] * len(latents))
         shown = (jnp.arange(window.length) <= seen)[:, None] * weights["x"]
         objective = free_energy(weights | {"x": shown})
-        gradient = ppl.grad(
-            lambda adaptive: objective(_with(params, adaptive), observed, carry.start, window.length)
-        )
+        gradient = ppl.grad(lambda adaptive: objective(_with(params, adaptive), observed, carry.start, window.length))
 
         def improve(_, loop):
             adaptive, moments, key = loop

@@ -64,7 +64,7 @@ def chance_of_c(kinds: Int[np.ndarray, "n blocks"]) -> float:
 
 
 def branch_entropy(train: Float[np.ndarray, "n steps 2"]) -> float:
-    """Return the nats that say which branches a sequence takes: its branches times the entropy of the frequency of C."""
+    """Return the nats that say which branches a sequence takes: as many as it has, with the frequency of C each."""
     kinds, _ = classify(train)
     chance = chance_of_c(kinds)
     branches = kinds.shape[1] // 2
