@@ -29,10 +29,20 @@ class Parameters(eqx.Module):
     code: Code = Direct()
 
     def of(self, row: Int[Array, ""]) -> "Parameters":
-        """Return the parameters of one sequence; an encoder serves them all."""
+        """Return the parameters of one sequence; an encoder serves them all.
+
+        Raises:
+            ValueError: If the table has no such row: a sequence that was not trained on is for the prior, or for error
+                regression. Where the row is not known before the program runs, its vectors are NaN.
+        """
         if callable(self.adaptive):
             return self
-        return Parameters(self.network, self.adaptive[row], self.code)
+        number = len(self.adaptive)
+        if not isinstance(row, jax.core.Tracer) and not 0 <= row < number:
+            raise ValueError(f"the table has adaptive vectors of {number} sequences, but none at index {row}.")
+        row = jnp.where(row < 0, number, row)  # a negative index would count from the end
+        vectors = self.adaptive.at[row].get(mode="fill", fill_value=jnp.nan)
+        return Parameters(self.network, vectors, self.code)
 
 
 class Steps(NamedTuple):

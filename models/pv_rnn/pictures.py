@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.pictures import COLOURS, INK, curves
-from models.pv_rnn.sequences import NAMES, STEPS, classify
+from models.pv_rnn.sequences import ACTIVITIES, NAMES, STEPS, classify
 
 
 def training(path: Path, values: Sequence[float]) -> None:
@@ -62,13 +62,14 @@ def predictions(path: Path, test: np.ndarray, outputs: np.ndarray, rollouts: np.
 def movements(path: Path, test: np.ndarray, outputs: np.ndarray, rollouts: np.ndarray) -> None:
     """Draw one recording of every activity."""
     title = "Held-out movements, first channel of the accelerometer (grey); error regression (line); predictions (thin)"
-    _predictions(path, test, outputs, rollouts, title, [*range(0, len(test), max(1, len(test) // 4))], channel=0)
+    rows = [*range(0, len(test), max(1, len(test) // len(ACTIVITIES)))][: len(ACTIVITIES)]  # they are sorted
+    _predictions(path, test, outputs, rollouts, title, rows, channel=0, labels=ACTIVITIES)
 
 
-def _predictions(path, test, outputs, rollouts, title: str, rows: Sequence[int], channel: int) -> None:
+def _predictions(path, test, outputs, rollouts, title: str, rows: Sequence[int], channel: int, labels=()) -> None:
     window, horizon = outputs.shape[1], rollouts.shape[2]
     figure = Figure((7.5, 1.05 * len(rows) + 0.4), layout="constrained")
-    for axes, row in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True):
+    for order, (axes, row) in enumerate(zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True)):
         end = window + horizon
         axes.plot(test[row, :end, channel], color="0.7", linewidth=3)
         axes.plot(outputs[row, :, channel], color="C0", linewidth=1.2)
@@ -76,7 +77,10 @@ def _predictions(path, test, outputs, rollouts, title: str, rows: Sequence[int],
         axes.plot(steps, rollouts[row, :, :, channel].T, color="C3", linewidth=0.6, alpha=0.5)
         axes.axvline(window - 0.5, color=INK, linewidth=0.6, linestyle=":")
         axes.set(ylim=(-1.05, 1.05))
+        axes.set_ylabel(labels[order] if labels else "", fontsize=8, color=INK)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         _tidy(axes)
+    axes.set_xlabel("step", fontsize=8, color=INK)
     figure.suptitle(title, fontsize=9, color=INK)
     _save(figure, path)
 
