@@ -76,5 +76,13 @@ class Config:
 
 
 SMALL = partial(
-    Config, (20, 10), (1, 1), (2.0, 8.0), code=Direct(), sequences=24, length=64, epochs=3_000, learning_rate=3e-3
+    Config,
+    units=(20, 10),
+    latents=(1, 1),
+    taus=(2.0, 8.0),
+    code=Direct(),
+    sequences=24,
+    length=64,
+    epochs=3_000,
+    learning_rate=3e-3,
 )
