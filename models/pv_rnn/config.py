@@ -33,6 +33,8 @@ class Config:
     epochs: int = 100_000
     learning_rate: float = 1e-3
     clip: float = 5.0
+    rise: float = 0.0
+    """Share of the steps over which the meta-prior rises to its value."""
     metas: tuple[float, ...] = (1.0, 0.1, 0.001)
     """Meta-priors of the fits to sequences that all begin alike; () makes none."""
     meta: float = 0.1
@@ -44,6 +46,8 @@ class Config:
     iterations: int = 200
     rate: float = 0.1
     """Of error regression."""
+    trust: float = 0.3
+    """Of the senses: what the meta-prior is multiplied by in a second error regression."""
     generated: int = 200
     particles: int = 5
     """Of the importance-weighted fit; 1 makes none."""
@@ -85,4 +89,5 @@ SMALL = partial(
     length=64,
     epochs=3_000,
     learning_rate=3e-3,
+    rise=0.4,
 )

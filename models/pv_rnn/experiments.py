@@ -39,7 +39,7 @@ class Fitter:
             start = fits.table(wanted, self._network, config.code, init_key)
         files = context.checkpoint / name.replace(" ", "_")
         result = fits.train(
-            start, wanted, self._optimizer, fit_key, steps=self.epochs, particles=particles,
+            start, wanted, self._optimizer, fit_key, steps=self.epochs, particles=particles, rise=config.rise,
             checkpoint=files, resume=context.resume,
         )  # fmt: skip
         return [fits.lane(result.params, number) for number in range(len(wanted))], result.history["value"]
@@ -66,9 +66,10 @@ class Predicted:
         rollouts = regression.predict(params, states, self.config.horizon, self.config.samples, jr.fold_in(self.key, 2))
         return regression.squared_errors(rollouts, self.truth), outputs, rollouts
 
-    def regressed(self, params: Parameters) -> tuple[Float[np.ndarray, " n"], np.ndarray, np.ndarray]:
-        """Train the vectors of the window first."""
-        return self.filtered(regression.regress(params, self.window, self.config.at, jr.fold_in(self.key, 3)))
+    def regressed(self, params: Parameters, trust: float = 1.0) -> tuple[Float[np.ndarray, " n"], Array, Array]:
+        """Train the vectors of the window first; with less trust in what was learned, more in the senses."""
+        window = self.config.at._replace(meta=trust * self.config.meta)
+        return self.filtered(regression.regress(params, self.window, window, jr.fold_in(self.key, 3)))
 
 
 def chains(context: Context, metrics: dict, found: dict) -> None:
@@ -107,13 +108,11 @@ def chains(context: Context, metrics: dict, found: dict) -> None:
 
 def _bounds(context: Context, data: np.ndarray, several: Parameters, single: Parameters) -> dict[str, np.ndarray]:
     """Estimate the tempered bounds of every sequence, for both fits."""
-    config, x = context.config, context.config.code.encode(data)
-    estimate = partial(fits.bounds, x=x, meta=config.meta, key=jr.fold_in(context.key, 77))
-    return {
-        "1": estimate(several, particles=1),
-        f"{config.particles}": estimate(several, particles=config.particles),
-        f"{config.particles}_of_first_fit": estimate(single, particles=config.particles),
-    }
+    config, x = context.config, jnp.asarray(context.config.code.encode(data))
+    estimate = partial(fits.bounds, x=x, meta=config.meta, particles=config.particles)
+    one, more = estimate(several, key=jr.fold_in(context.key, 77))
+    _, other = estimate(single, key=jr.fold_in(context.key, 78))
+    return {"1": one, f"{config.particles}": more, f"{config.particles}_of_first_fit": other}
 
 
 def streams(context: Context, metrics: dict, found: dict) -> None:
@@ -139,6 +138,7 @@ def _compare(context: Context, name: str, fitter: Fitter, params: Parameters, da
     predicted = Predicted(context.config, data.test, key)
     regressed, outputs, rollouts = predicted.regressed(params)
     errors = {"none": predicted.none(params), "regressed": regressed}
+    errors["trusting"] = predicted.regressed(params, context.config.trust)[0]
     if context.config.amortised:
         (other,), _ = fitter(f"variational RNN to {name}", [Fit(data.train, context.config.meta)], encoder=True)
         errors["variational_rnn"] = predicted.filtered(other)[0]

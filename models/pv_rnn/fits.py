@@ -12,11 +12,14 @@ import optax
 from jaxtyping import Array, Float, Key
 
 import ppl
-from estimators import iwelbo
+from estimators import elbo, iwelbo
 from models.pv_rnn.codes import Code
 from models.pv_rnn.generative import Parameters, divergences, free_energy, guide, meta_prior, model, of_sequences
 from models.pv_rnn.networks import Encoder, Network, width
 from ppl import simulate
+
+START = 0.05
+"""Share of the meta-prior at the first step, where it rises."""
 
 
 class Fit(NamedTuple):
@@ -74,14 +77,29 @@ def lane(params: Parameters, number: int) -> Parameters:
 def mean_objective(params: Parameters, rows: Array, x: Array, meta: Array | float, particles: int) -> Array:
     """Return the mean over sequences of the weighted objective, as a stochastic function.
 
-    One flag chooses the bound: the paper's for one particle, else the importance-weighted one, in which the meta-prior
-    is a temperature.
+    One flag chooses the bound: the paper's for one particle, else the importance-weighted one of `tempered`.
     """
+    weights = weights_of(params, x, meta)
+    if particles == 1:
+        return jnp.mean(of_sequences(free_energy(weights), params, rows, x))
+    objective = iwelbo(model, guide, particles, tempered(weights, meta))
+    return meta * jnp.mean(of_sequences(objective, params, rows, x))
+
+
+def weights_of(params: Parameters, x: Array, meta: Array | float) -> dict:
+    """Return the weights of all choices of sequences `x`, with one meta-prior for all layers."""
     latents = params.network.latents
-    outputs = int(np.prod(x.shape[2:3]))
-    weights = meta_prior(latents, outputs, x.shape[1], [meta] * len(latents))
-    objective = free_energy(weights) if particles == 1 else iwelbo(model, guide, particles, weights)
-    return jnp.mean(of_sequences(objective, params, rows, x))
+    return meta_prior(latents, x.shape[2], x.shape[1], [meta] * len(latents))
+
+
+def tempered(weights: dict, meta: Array | float) -> dict:
+    """Divide all weights by the meta-prior, which then is a temperature.
+
+    Of the objective's two parts it is the likelihood that is weighted: w times the importance-weighted bound with these
+    weights is the paper's objective for one particle, and goes to w log E_p p(x | z)**(1 / w) with their number: the
+    objective's value for the best of all posteriors.
+    """
+    return {name: weight / meta for name, weight in weights.items()}
 
 
 def train(
@@ -92,20 +110,25 @@ def train(
     *,
     steps: int,
     particles: int = 1,
+    rise: float = 0.0,
     batch_size: int | None = None,
-    trainable=None,
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> ppl.Result:
-    """Maximise the objectives of all fits at once; with a batch size, on as many sequences of each."""
+    """Maximise the objectives of all fits at once; with a batch size, on as many sequences of each.
+
+    The meta-prior rises from a twentieth to its value over a share `rise` of the steps: latents that cost little at
+    first are used, and made cheaper later; else a network may stay for long in an optimum that does without them.
+    """
     metas = jnp.array([fit.meta for fit in fits], jnp.float32)
     x = jnp.stack([fit.data for fit in fits], axis=1)  # sequences lead: batches are made of them
     rows = jnp.arange(len(x))
 
-    def objective(params: Parameters, batch: tuple) -> Float[Array, ""]:
+    def objective(params: Parameters, step: Array, batch: tuple) -> tuple[Float[Array, ""], Array]:
         rows, x = batch
+        reached = metas * START ** jnp.maximum(0.0, 1 - step / (rise * steps)) if rise else metas
         one = lambda params, x, meta: mean_objective(params, rows, x, meta, particles)
-        return jnp.sum(jax.vmap(one, in_axes=(0, 1, 0))(params, x, metas))
+        return jnp.sum(jax.vmap(one, in_axes=(0, 1, 0))(params, x, reached)), step + 1
 
     return ppl.maximize(
         objective,
@@ -115,7 +138,7 @@ def train(
         steps=steps,
         key=key,
         batch_size=batch_size,
-        trainable=trainable,
+        state=jnp.zeros((), jnp.float32),
         checkpoint=checkpoint,
         resume=resume,
         chunk=min(1 + steps // 20, 1000),
@@ -164,12 +187,15 @@ def generate(params: Parameters, number: int, length: int, key: Key[Array, ""]) 
 
 
 def bounds(
-    params: Parameters, x: np.ndarray, meta: float, key: Key[Array, ""], particles: int, runs: int = 200
-) -> Float[np.ndarray, " n"]:
-    """Estimate the tempered bound of every training sequence, as a mean over runs."""
-    latents, rows = params.network.latents, jnp.arange(len(x))
-    weights = meta_prior(latents, int(np.prod(x.shape[2:3])), x.shape[1], [meta] * len(latents))
-    objective = iwelbo(model, guide, particles, weights)
-    estimate = ppl.expect(lambda x: of_sequences(objective, params, rows, x))
-    values = jax.jit(lambda keys, x: jax.lax.map(lambda key: estimate(key, x), keys))(jr.split(key, runs), x)
-    return np.asarray(values, np.float64).mean(0)
+    params: Parameters, x: np.ndarray, meta: float, key: Key[Array, ""], particles: int, runs: int = 100
+) -> Float[np.ndarray, "2 n"]:
+    """Estimate the tempered bounds of every training sequence by one particle and by several, from the same draws."""
+    rows, weights = jnp.arange(len(x)), tempered(weights_of(params, x, meta), meta)
+    single = elbo(model, guide, weights)
+
+    def both(_):
+        logs = jax.vmap(lambda _: of_sequences(single, params, rows, x))(jnp.arange(particles))
+        return jnp.stack([jnp.mean(logs, axis=0), jax.nn.logsumexp(logs, axis=0) - jnp.log(particles)])
+
+    draw = jax.jit(lambda keys: jax.lax.map(lambda key: ppl.seed(both)(key, 0), keys))
+    return meta * np.asarray(draw(jr.split(key, runs)), np.float64).mean(0)

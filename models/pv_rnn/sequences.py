@@ -46,7 +46,7 @@ def chained(
 
 def pfsm(train: int, test: int, length: int, *, random_phase: bool = False) -> Split:
     """Return the sequences of every run: the data do not depend on its seed."""
-    random = np.random.default_rng(20 + random_phase)
+    random = np.random.default_rng(2 * random_phase)
     return Split(*(chained(number, length, random, random_phase=random_phase) for number in (train, test)))
 
 

@@ -101,7 +101,7 @@ def test_fits_as_lanes_are_those_made_alone():
         start = fits.table(wanted, lambda key: tiny(), Direct(), jr.key(0))
         rows, x = jnp.arange(3), jnp.stack([fit.data for fit in wanted])
         one = lambda params, x: fits.mean_objective(params, rows, x, 0.1, 1)
-        gradient = lambda params: jax.vmap(lambda p, x: ppl.grad(one)(jr.key(1), p, x))(params, x)
+        gradient = jax.jit(lambda params: jax.vmap(lambda p, x: ppl.grad(one)(jr.key(1), p, x))(params, x))
         params, state = start, optimizer.init(start)
         for _ in range(3):
             updates, state = optimizer.update(jax.tree.map(jnp.negative, gradient(params)), state)
@@ -120,7 +120,7 @@ def test_long_unstable_sequences_are_clipped():
     large = jax.tree.map(lambda leaf: 10 * leaf, params.network)
     params = fits.spread(Parameters(large, params.adaptive, params.code), 1)
     objective = lambda params, x: fits.mean_objective(fits.lane(params, 0), jnp.arange(1), x, 0.1, 1)
-    gradient = ppl.grad(objective)(jr.key(0), params, 0.5 * jnp.ones((1, 200, 2)))
+    gradient = jax.jit(ppl.grad(objective))(jr.key(0), params, 0.5 * jnp.ones((1, 200, 2)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     clip = fits.by_lane(optax.clip_by_global_norm(5.0))
     clipped, _ = clip.update(gradient, clip.init(params))

@@ -15,6 +15,7 @@ from numpyro.distributions import Normal, kl_divergence
 import ppl
 from estimators import elbo, iwelbo
 from models.pv_rnn.codes import Direct, Softmax
+from models.pv_rnn.fits import tempered
 from models.pv_rnn.generative import (
     Parameters,
     divergences,
@@ -167,7 +168,8 @@ def test_a_posterior_that_is_the_prior_rolls_out_alike_and_costs_nothing():
     for name in ("z1", "z2"):
         np.testing.assert_array_equal(drawn[name], free[name])
     np.testing.assert_array_equal(divergences(drawn.retval)[0], 0)
-    value = ppl.expect(free_energy(meta_prior((2, 1), 2, 9, (5.0, 7.0))))(key, params, {"x": x}, start, 9)
+    objective = free_energy(meta_prior((2, 1), 2, 9, (5.0, 7.0)))
+    value = ppl.expect(objective)(key, params, {"x": x}, start, 9)
     log_likelihood, _ = emission.assess(key, {"x": x}, params, drawn.retval.states)
     np.testing.assert_allclose(value, log_likelihood / 2, rtol=1e-12)
 
@@ -379,15 +381,23 @@ def test_weights_are_those_of_the_objective():
 # --- Several particles, other guides, other codes ---------------------------------------------------------------
 
 
-def test_more_particles_do_not_lower_the_tempered_bound():
-    params, x = scalar(C, VARIANCE**0.5), X
-    weights = meta_prior((1,), 1, 1, (W,))
-    value = lambda k: jax.vmap(
-        lambda key: ppl.expect(iwelbo(model, guide, k, weights))(key, params, {"x": x}, params.network.start(), 1)
-    )(jr.split(jr.key(k), 20_000))
-    one, eight = value(1), value(8)
-    error = np.sqrt((one.var() + eight.var()) / 20_000)
-    assert eight.mean() - one.mean() > 5 * error
+def test_several_particles_approach_the_value_of_the_best_posterior():
+    """The meta-prior is a temperature: w times the bound goes from the objective to w log E p(x | z)**(1 / w)."""
+    params, weights = scalar(C, VARIANCE**0.5), meta_prior((1,), 1, 1, (W,))
+    args = params, {"x": X}, params.network.start(), 1
+
+    def value(particles, draws):
+        bound = ppl.expect(iwelbo(model, guide, particles, tempered(weights, W)))
+        values = W * jax.jit(jax.vmap(lambda key: bound(key, *args)))(jr.split(jr.key(particles), draws))
+        return values.mean(), values.std() / draws**0.5
+
+    one, error = value(1, 40_000)
+    assert abs(one - expected(params, X, weights)) < 4.5 * error
+    few, few_error = value(8, 5_000)
+    assert few - one > 5 * (error + few_error)
+    many, many_error = value(2_000, 50)
+    assert abs(many - -0.6164580695) < 4.5 * many_error + 1e-4
+    assert many_error < 0.01 < -0.6164580695 - one
 
 
 @pytest.mark.parametrize("backward", [False, True])
