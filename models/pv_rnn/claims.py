@@ -67,8 +67,10 @@ def of_predictions(name: str, errors: Mapping[str, np.ndarray], factor: float) -
     made = [Claim(f"error regression predicts {name} {factor:g} times better than none", PROTOTYPE, ratio, factor)]
     if "variational_rnn" in errors:
         claim = f"error regression predicts {name} better than a variational RNN"
-        lower, higher = -errors["regressed"], -errors["variational_rnn"]
-        made.append(Claim.paired(claim, PAPER, lower, higher, errors=2, status="open"))
+        higher = -errors["variational_rnn"]
+        made.append(Claim.paired(claim, PAPER, -errors["regressed"], higher, errors=2, status="open"))
+        claim += ", with less trust in the prior"
+        made.append(Claim.paired(claim, PAPER, -errors["trusting"], higher, errors=2, status="open"))
     return made
 
 

@@ -33,8 +33,6 @@ class Config:
     epochs: int = 100_000
     learning_rate: float = 1e-3
     clip: float = 5.0
-    rise: float = 0.0
-    """Share of the steps over which the meta-prior rises to its value."""
     metas: tuple[float, ...] = (1.0, 0.1, 0.001)
     """Meta-priors of the fits to sequences that all begin alike; () makes none."""
     meta: float = 0.1
@@ -88,6 +86,5 @@ SMALL = partial(
     sequences=24,
     length=64,
     epochs=3_000,
-    learning_rate=3e-3,
-    rise=0.4,
+    learning_rate=6e-3,
 )

@@ -39,7 +39,7 @@ class Fitter:
             start = fits.table(wanted, self._network, config.code, init_key)
         files = context.checkpoint / name.replace(" ", "_")
         result = fits.train(
-            start, wanted, self._optimizer, fit_key, steps=self.epochs, particles=particles, rise=config.rise,
+            start, wanted, self._optimizer, fit_key, steps=self.epochs, particles=particles,
             checkpoint=files, resume=context.resume,
         )  # fmt: skip
         return [fits.lane(result.params, number) for number in range(len(wanted))], result.history["value"]

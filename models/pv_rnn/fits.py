@@ -18,9 +18,6 @@ from models.pv_rnn.generative import Parameters, divergences, free_energy, guide
 from models.pv_rnn.networks import Encoder, Network, width
 from ppl import simulate
 
-START = 0.05
-"""Share of the meta-prior at the first step, where it rises."""
-
 
 class Fit(NamedTuple):
     """One fit to make.
@@ -110,25 +107,19 @@ def train(
     *,
     steps: int,
     particles: int = 1,
-    rise: float = 0.0,
     batch_size: int | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> ppl.Result:
-    """Maximise the objectives of all fits at once; with a batch size, on as many sequences of each.
-
-    The meta-prior rises from a twentieth to its value over a share `rise` of the steps: latents that cost little at
-    first are used, and made cheaper later; else a network may stay for long in an optimum that does without them.
-    """
+    """Maximise the objectives of all fits at once; with a batch size, on as many sequences of each."""
     metas = jnp.array([fit.meta for fit in fits], jnp.float32)
     x = jnp.stack([fit.data for fit in fits], axis=1)  # sequences lead: batches are made of them
     rows = jnp.arange(len(x))
 
-    def objective(params: Parameters, step: Array, batch: tuple) -> tuple[Float[Array, ""], Array]:
+    def objective(params: Parameters, batch: tuple) -> Float[Array, ""]:
         rows, x = batch
-        reached = metas * START ** jnp.maximum(0.0, 1 - step / (rise * steps)) if rise else metas
         one = lambda params, x, meta: mean_objective(params, rows, x, meta, particles)
-        return jnp.sum(jax.vmap(one, in_axes=(0, 1, 0))(params, x, reached)), step + 1
+        return jnp.sum(jax.vmap(one, in_axes=(0, 1, 0))(params, x, metas))
 
     return ppl.maximize(
         objective,
@@ -138,7 +129,6 @@ def train(
         steps=steps,
         key=key,
         batch_size=batch_size,
-        state=jnp.zeros((), jnp.float32),
         checkpoint=checkpoint,
         resume=resume,
         chunk=min(1 + steps // 20, 1000),
