@@ -65,13 +65,20 @@ def of_predictions(name: str, errors: Mapping[str, np.ndarray], factor: float) -
     """Claim that error regression predicts better by a factor, and better than a variational RNN."""
     ratio = float(np.mean(errors["none"]) / np.mean(errors["regressed"]))
     made = [Claim(f"error regression predicts {name} {factor:g} times better than none", PROTOTYPE, ratio, factor)]
-    if "variational_rnn" in errors:
-        claim = f"error regression predicts {name} better than a variational RNN"
-        higher = -errors["variational_rnn"]
-        made.append(Claim.paired(claim, PAPER, -errors["regressed"], higher, errors=2, status="open"))
-        claim += ", with less trust in the prior"
-        made.append(Claim.paired(claim, PAPER, -errors["trusting"], higher, errors=2, status="open"))
-    return made
+    return made + beside_variational_rnn(name, errors)
+
+
+def beside_variational_rnn(name: str, errors: Mapping[str, np.ndarray]) -> list[Claim]:
+    """Claim that error regression predicts better than a variational RNN does, with either trust in the prior."""
+    if "variational_rnn" not in errors:
+        return []
+    claim, other = f"error regression predicts {name} better than a variational RNN", -errors["variational_rnn"]
+    return [
+        Claim.paired(claim, PAPER, -errors["regressed"], other, errors=2, status="open"),
+        Claim.paired(
+            f"{claim}, with less trust in the prior", PAPER, -errors["trusting"], other, errors=2, status="open"
+        ),
+    ]
 
 
 def of_movements(errors: Mapping[str, np.ndarray]) -> list[Claim]:
@@ -83,7 +90,4 @@ def of_movements(errors: Mapping[str, np.ndarray]) -> list[Claim]:
         Claim.paired(f"{claim} none", known, regressed, -errors["none"], errors=2),
         Claim.paired(f"{claim} the last value", known, regressed, -errors["last_value"], errors=2, status="open"),
     ]
-    if "variational_rnn" in errors:
-        other = -errors["variational_rnn"]
-        made.append(Claim.paired(f"{claim} a variational RNN", PAPER, regressed, other, errors=2, status="open"))
-    return made
+    return made + beside_variational_rnn("real movements", errors)

@@ -25,12 +25,12 @@ from models.pv_rnn.generative import Parameters, guide, meta_prior
 from models.pv_rnn.networks import Network, Sizes
 from models.pv_rnn.regression import Window
 from models.pv_rnn.scale import by_sizes, flops_by_sizes, step_flops
-from models.registry import Preset
+from models.registry import Context, Preset
 
 SIZES = Sizes((4, 3), (1, 1), (2.0, 8.0))
 TINY = SMALL(
-    units=(4, 3), sequences=4, held_out=5, length=32, epochs=12, metas=(1.0, 0.1, 0.001), window=16, horizon=4,
-    samples=3, iterations=4, generated=6, particles=2, motion_epochs=0, online=0,
+    units=(4, 3), sequences=4, held_out=5, length=32, epochs=12, metas=(), window=16, horizon=4,
+    samples=3, iterations=4, generated=6, particles=2, amortised=False, motion_epochs=0, online=0,
 )  # fmt: skip
 
 
@@ -301,12 +301,8 @@ def run(out, *more: str) -> int:
 def test_a_run_interrupted_and_resumed_equals_one_that_was_not(preset, tmp_path, monkeypatch, capsys):
     assert run(tmp_path / "whole") == 1  # a dozen steps show nothing
     report = json.loads((tmp_path / "whole" / "report.json").read_text())
-    assert {file.name for file in (tmp_path / "whole").glob("*.png")} == {
-        "generated.png",
-        "predictions.png",
-        "training.png",
-    }
-    assert report["metrics"]["streams_none"] > 0
+    assert {file.name for file in (tmp_path / "whole").glob("*.png")} == {"predictions.png", "training.png"}
+    assert [claim["holds"] for claim in report["claims"]] == [True, True, True, False]
     assert "parameters (" in capsys.readouterr().out
 
     def interrupt(step, params, history):
@@ -319,6 +315,23 @@ def test_a_run_interrupted_and_resumed_equals_one_that_was_not(preset, tmp_path,
     assert run(tmp_path / "parts", "--resume") == 1
     resumed = json.loads((tmp_path / "parts" / "report.json").read_text())
     assert resumed["metrics"] == report["metrics"]
+
+
+@pytest.mark.slow
+def test_every_experiment_of_the_default_preset(tmp_path, monkeypatch):
+    """A few steps of each, on movements made here; nothing is shown but that all is reported and drawn."""
+    made = sequences.Split(*(0.5 * np.sin(np.random.default_rng(0).normal(size=(4, 20, 6))) for _ in range(2)))
+    monkeypatch.setattr(sequences, "motions", lambda length: (made, None))
+    config = dataclasses.replace(
+        TINY, metas=(1.0, 0.1, 0.001), amortised=True, motion_epochs=6, motion_length=16, online=2
+    )
+    outcome = program.run(Context(config, 0, tmp_path))
+    assert {file.name for file in tmp_path.glob("*.png")} == {
+        "generated.png", "predictions.png", "training.png", "online.png", "movements.png"
+    }  # fmt: skip
+    assert all(np.isfinite(value) for value in outcome.metrics.values())
+    assert len(outcome.claims) == 21
+    assert sum(claim.status == "open" for claim in outcome.claims) == 6
 
 
 def test_without_the_movements_it_says_how_to_fetch_them(tmp_path, monkeypatch, capsys):
