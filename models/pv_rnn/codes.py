@@ -55,7 +55,7 @@ class Softmax(eqx.Module):
     Args:
         bins: Number of bins.
         lowest, highest: Their first and last centre.
-        spread: Width of the kernel.
+        spread: Variance of the kernel: 0.05 reaches the neighbours, as a standard deviation it would hardly.
     """
 
     bins: int = eqx.field(static=True, default=10)
