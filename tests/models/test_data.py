@@ -146,3 +146,9 @@ def test_fetch_that_fails_shows_why(archive, tmp_path):
 def test_data_that_is_not_fetched_says_how_to(archive):
     with pytest.raises(data.DataError, match="python -m models fetch mnist"):
         data.mnist()
+
+
+def test_pip_downloads_one_wheel_and_installs_nothing():
+    command = data.DOWNLOAD["pip"](data.ARCHIVES["motions"])
+    assert command[:2] == ["pip", "download"]
+    assert {"--no-deps", "aeon==1.6.0"} <= {*command}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ppl
-from estimators import elbo
+from estimators import elbo, iwelbo
 from ppl import bernoulli, enum, gen, marginal, normal, reinforce
 
 pytestmark = pytest.mark.x64
@@ -118,3 +118,35 @@ def test_weights_that_fit_nothing():
         ppl.expect(elbo(model, guide, {"z": jnp.ones(2)}))(jax.random.key(0), 0.4, {"x": X})
     with pytest.raises(ppl.PPLError, match="by glob"):
         elbo(model, guide, 0.5)
+
+
+def test_weights_of_several_particles():
+    """Enumerate pairs of particles: log of the mean of the exponentials of their weighted costs."""
+
+    @gen
+    def two(theta):
+        z = jax.vmap(lambda _: bernoulli(0.3) @ "z")(jnp.arange(2))
+        normal(jnp.sum(z * 1.0), 1.0) @ "x"
+
+    @gen
+    def guess(theta, observed):
+        jax.vmap(lambda _: bernoulli(logits=theta, grad=reinforce()) @ "z")(jnp.arange(2))
+
+    z_weights, x_weight, x = jnp.array([0.5, 1.5]), 0.25, 0.7
+
+    def by_hand(theta):
+        states = jnp.array([*itertools.product((0, 1), repeat=2)])
+        flips = lambda p: states * jnp.log(p) + (1 - states) * jnp.log1p(-p)
+        log_q, log_p = flips(jax.nn.sigmoid(theta)), flips(0.3)
+        log_x = -0.5 * (x - states.sum(1)) ** 2 - 0.5 * jnp.log(2 * jnp.pi)
+        cost, chance = ((log_p - log_q) * z_weights).sum(1) + x_weight * log_x, jnp.exp(log_q.sum(1))
+        pairs = jnp.logaddexp(cost[:, None], cost) - jnp.log(2)
+        return (chance[:, None] * chance * pairs).sum()
+
+    objective = iwelbo(two, guess, 2, {"z": z_weights, "x": x_weight})
+    found = ppl.exact_gradient(objective)(0.4, {"x": x})
+    value, gradient = jax.value_and_grad(by_hand)(0.4)
+    assert abs(found.value - value) < 1e-10
+    assert abs(found.gradient - gradient) < 1e-10
+    one = ppl.exact_gradient(iwelbo(two, guess, 1, {"x": x_weight}))(0.4, {"x": x})
+    assert abs(one.value - ppl.exact_gradient(elbo(two, guess, {"x": x_weight}))(0.4, {"x": x}).value) < 1e-10
