@@ -16,6 +16,8 @@ from ppl import (
     Masked,
     PPLError,
     StrategyError,
+    UnsoundGradientError,
+    assess,
     bernoulli,
     condition,
     dirichlet,
@@ -29,6 +31,7 @@ from ppl import (
     pathwise,
     reinforce,
     scale,
+    simulate,
     subsample,
     uniform,
     while_loop,
@@ -83,6 +86,21 @@ def test_condition_inside_a_scan_takes_the_step_of_each_observation():
     choices = {"s": jnp.array([0.3, 0.2, -1.0])}
     expected = chain.log_density({**choices, "y": ys})
     np.testing.assert_allclose(condition(chain, {"y": ys}).log_density(choices), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_a_scaled_density_has_a_pathwise_derivative(weight):
+    def costs(prior):
+        in_scan = lambda choose: lax.scan(lambda _, __: (None, choose() @ "z"), None, None, 2)[1]
+        model, guide = gen(lambda: in_scan(prior)), gen(lambda loc: in_scan(lambda: normal(loc, 0.5)))
+        return lambda loc: assess(scale(model, {"z": weight}))(simulate(guide)(loc).choices)
+
+    cost = costs(lambda: normal(1.0, 2.0))
+    z = ppl.seed(cost)(KEY, 0.3)[1]
+    np.testing.assert_allclose(ppl.grad(lambda loc: cost(loc)[0])(KEY, 0.3), -weight * jnp.sum(z - 1) / 4, rtol=1e-12)
+    bounded = costs(lambda: exponential(2.0))
+    with pytest.raises(UnsoundGradientError):  # The guide leaves the support, whatever the weight.
+        ppl.grad(lambda loc: bounded(loc)[0])(KEY, 0.3)
 
 
 def test_scale_multiplies_parts_of_the_density_also_by_step():
