@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PyTree
 
 from models.fractional_sde.noise import Noise
 from models.fractional_sde.settings import require_steps, require_times
-from ppl import normal
+from ppl import multivariate_normal, normal
 
 Scheme = Literal["euler", "stratonovich"]
 
@@ -142,3 +142,10 @@ class Past(eqx.Module):
     def factor(self) -> Float[Array, "d k k"]:
         """Return the lower triangular factor."""
         return jnp.tril(self.below, -1) + jnp.exp(self.log_diagonal)[..., None] * jnp.eye(self.loc.shape[-1])
+
+
+def guided_past(noise: Noise, dimension: int, inferred: Past | None) -> Float[Array, "d k"]:
+    """Propose the processes' values at time 0: by a guide of their own, or else as the prior draws them."""
+    if inferred is None or not noise.stationary:
+        return past(noise, dimension)
+    return noise.past(multivariate_normal(inferred.loc, scale_tril=inferred.factor) @ "past")

@@ -1,0 +1,183 @@
+"""A series that is observed with error: fractional Brownian motion whose Hurst index is to be found.
+
+    o_i ~ Normal(mean + scale * Bhat(t_i), error),    of type II, with several steps between observations.
+
+The guide is a control that is linear in the state, with coefficients of its own in every step: the exact posterior has
+this form (`linear.posterior`). It begins there, at Brownian motion, and is learned together with the Hurst index, which
+may change in time along a line.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+import ppl
+from estimators import elbo
+from models.fractional_sde import exact, linear
+from models.fractional_sde.noise import Noise, fractional, hurst_of
+from models.fractional_sde.process import Sde, State, Steps, guided_path, prior_path, steps_between
+from ppl import gen, normal
+
+
+@dataclass(frozen=True)
+class SeriesConfig:
+    """The grid of rates reaches from the length of the series to a step."""
+
+    number: int = 5
+    fastest: float = 50.0
+    substeps: int = 4
+    """Steps between two observations."""
+    steps: int = 1500
+    lanes: int = 8
+    learning_rate: float = 0.01
+    draws: int = 2000
+
+
+class Prior(NamedTuple):
+    """Raw Hurst index at the beginning and by how much it grows; mean, log scale and log error of the observations."""
+
+    hurst: Float[Array, ""]
+    slope: Float[Array, ""]
+    mean: Float[Array, ""]
+    log_scale: Float[Array, ""]
+    log_error: Float[Array, ""]
+
+
+class Params(NamedTuple):
+    """What is learned: the prior, and the control of every step."""
+
+    prior: Prior
+    control: linear.Feedback
+
+
+class Grid(eqx.Module):
+    """Times: observations end every so many equal steps, over a horizon of 1."""
+
+    steps: Steps
+    substeps: int = eqx.field(static=True)
+    config: SeriesConfig = eqx.field(static=True)
+
+    @property
+    def middle(self) -> Float[Array, " n"]:
+        """Return the middle of every step."""
+        return jnp.asarray(self.steps.start) + jnp.asarray(self.steps.length) / 2
+
+
+def grid_of(number: int, config: SeriesConfig) -> Grid:
+    """Return the times of so many observations."""
+    times = np.linspace(0.0, 1.0, number * config.substeps + 1)
+    return Grid(steps_between(times, config.fastest), config.substeps, config)
+
+
+def hurst_in_time(prior: Prior, grid: Grid) -> Float[Array, " n"]:
+    """Return the Hurst index of every step."""
+    return hurst_of(prior.hurst + prior.slope * grid.middle)
+
+
+def noise_of(prior: Prior, grid: Grid, *, changing: bool) -> Noise:
+    """Return the noise, of a Hurst index that is constant or changes in time."""
+    hurst = hurst_in_time(prior, grid) if changing else hurst_of(prior.hurst)
+    return fractional(hurst, number=grid.config.number, fastest=grid.config.fastest, horizon=1.0, kind="II")
+
+
+def equation(prior: Prior, grid: Grid, changing: bool) -> Sde:
+    """Return the equation dX = dBhat."""
+    return Sde(lambda t, x: jnp.zeros_like(x), lambda t, x: jnp.ones_like(x), noise_of(prior, grid, changing=changing))
+
+
+def still(grid: Grid) -> State:
+    """Return the state at time 0."""
+    return State(jnp.zeros(1), jnp.zeros((1, grid.config.number)))
+
+
+@gen
+def model(params: Params, grid: Grid, changing: bool):
+    """Draw a path, and observe it with error; return what it is without."""
+    prior = params.prior
+    path = prior_path(equation(prior, grid, changing), still(grid), grid.steps)[grid.substeps - 1 :: grid.substeps, 0]
+    level = prior.mean + jnp.exp(prior.log_scale) * path
+    normal(level, jnp.exp(prior.log_error)) @ "observations"
+    return level
+
+
+@gen
+def guide(params: Params, observed: dict, grid: Grid, changing: bool):
+    """Push a path along the observations."""
+    context = params.control, jnp.asarray(grid.steps.length)
+    sde = equation(params.prior, grid, changing)
+    guided_path(sde, still(grid), grid.steps, linear.feedback, context)
+
+
+def exact_posterior(
+    prior: Prior, values: Float[np.ndarray, " n"], grid: Grid, *, changing: bool = False
+) -> linear.Posterior:
+    """Return the best control of the discretised path, and its log evidence, for given parameters of the prior."""
+    scale, error = jnp.exp(prior.log_scale), jnp.exp(prior.log_error)
+    system = linear.linear(noise_of(prior, grid, changing=changing), grid.steps)
+    number = len(grid.steps.length)
+    seen = jnp.arange(number) % grid.substeps == grid.substeps - 1
+    centred = jnp.repeat((jnp.asarray(values) - prior.mean) / scale, grid.substeps)
+    observed = linear.Observed(jnp.where(seen, centred, 0.0), jnp.where(seen, (scale / error) ** 2, 0.0))
+    found = linear.posterior(system, observed)
+    return found._replace(log_evidence=found.log_evidence - len(values) * prior.log_scale)
+
+
+def start(values: Float[np.ndarray, " n"], grid: Grid, *, scale: float, error: float) -> Params:
+    """Begin with Brownian motion and its exact control."""
+    at = lambda value: jnp.asarray(value, jnp.result_type(float))
+    prior = Prior(at(0.0), at(0.0), at(0.0), jnp.log(at(scale)), jnp.log(at(error)))
+    return Params(prior, exact_posterior(prior, values, grid).control)
+
+
+def fit(
+    values: Float[np.ndarray, " n"],
+    begin: Params,
+    grid: Grid,
+    key: Key[Array, ""],
+    *,
+    learn: tuple[str, ...] = ("hurst",),
+    **saves,
+):
+    """Maximise the ELBO in the control and in some of the prior's parameters, by name."""
+    config, observed = grid.config, {"observations": jnp.asarray(values)}
+    changing = "slope" in learn
+    bound = elbo(model, guide)
+    one = lambda params: bound(params, observed, grid, changing)
+    mean = lambda params: jnp.mean(jax.vmap(lambda _: one(params))(jnp.arange(config.lanes)))
+    trained = Params(Prior(*(name in learn for name in Prior._fields)), jax.tree.map(lambda _: True, begin.control))
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    optimizer = optax.adam(rate, b2=0.99)
+    return ppl.maximize(mean, begin, None, optimizer, steps=config.steps, key=key, trainable=trained, **saves)
+
+
+def measure(
+    params: Params, values: Float[np.ndarray, " n"], grid: Grid, key: Key[Array, ""], *, changing: bool = False
+) -> Float[np.ndarray, " draws"]:
+    """Draw the ELBO."""
+    observed = {"observations": jnp.asarray(values)}
+    one = ppl.expect(lambda params: elbo(model, guide)(params, observed, grid, changing))
+    draws = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, params), keys, batch_size=500))
+    return np.asarray(draws(jr.split(key, grid.config.draws)), np.float64)
+
+
+def synthetic(hurst: float, number: int, error: float, seed: int) -> Float[np.ndarray, " number"]:
+    """Draw exact fractional Brownian motion of type II at i / number, by Cholesky's factor, and observe it with error."""
+    random = np.random.default_rng(seed)
+    times = np.arange(1, number + 1) / number
+    factor = np.linalg.cholesky(exact.fbm_covariance(times, hurst, "II"))
+    return factor @ random.normal(size=number) + error * random.normal(size=number)
+
+
+def log_ranges(number: int) -> Float[np.ndarray, " number"]:
+    """Return the last logarithms of (highest / lowest) of the S&P 500 of a day, up to the end of 2018 (arch)."""
+    from arch.data import sp500
+
+    data = sp500.load()
+    return np.log(np.log(data["High"] / data["Low"])).to_numpy()[-number:]
