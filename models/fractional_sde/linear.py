@@ -83,8 +83,9 @@ def posterior(system: Linear, observed: Observed) -> Posterior:
         root = sharpness * jnp.sqrt(h)
         control = Feedback(-across / root, along / root, -0.5 * jnp.log(sharpness * h))
         log_scale = log_scale + 0.5 * along**2 / sharpness - 0.5 * jnp.log(sharpness * h)
-        vector = a.T @ vector - across * along / sharpness
-        return (a.T @ matrix @ a - jnp.outer(across, across) / sharpness, vector, log_scale), control
+        pull = across / sharpness
+        closed = a - jnp.outer(g, pull)  # A sum of squares: the usual difference loses all digits of float32.
+        return (closed.T @ matrix @ closed + jnp.outer(pull, pull) / h, closed.T @ vector, log_scale), control
 
     tail = jnp.zeros((dim, dim)), jnp.zeros(dim), jnp.zeros(())
     (matrix, vector, log_scale), control = jax.lax.scan(back, tail, (*system[:3], *observed), reverse=True)

@@ -2,9 +2,9 @@
 
     o_i ~ Normal(mean + scale * Bhat(t_i), error),    of type II, with several steps between observations.
 
-The guide is a control that is linear in the state, with coefficients of its own in every step: the exact posterior has
-this form (`linear.posterior`). It begins there, at Brownian motion, and is learned together with the Hurst index, which
-may change in time along a line.
+The guide pushes the path by the control that is exact for parameters of its own (`linear.posterior`): they are learned
+beside those of the model, and the divergence of the two programs draws them together. Where they are equal the bound is
+the evidence, and has no noise. The Hurst index may change in time, along a line.
 """
 
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ class SeriesConfig:
     fastest: float = 50.0
     substeps: int = 4
     """Steps between two observations."""
-    steps: int = 1500
-    lanes: int = 8
-    learning_rate: float = 0.01
-    draws: int = 2000
+    steps: int = 300
+    lanes: int = 4
+    learning_rate: float = 0.03
+    draws: int = 1000
 
 
 class Prior(NamedTuple):
@@ -51,10 +51,10 @@ class Prior(NamedTuple):
 
 
 class Params(NamedTuple):
-    """What is learned: the prior, and the control of every step."""
+    """What is learned: the model's parameters, and those whose exact control is the guide."""
 
     prior: Prior
-    control: linear.Feedback
+    guide: Prior
 
 
 class Grid(eqx.Module):
@@ -110,13 +110,14 @@ def model(params: Params, grid: Grid, changing: bool):
 @gen
 def guide(params: Params, observed: dict, grid: Grid, changing: bool):
     """Push a path along the observations."""
-    context = params.control, jnp.asarray(grid.steps.length)
+    exact = exact_posterior(params.guide, observed["observations"], grid, changing)
+    context = exact.control, jnp.asarray(grid.steps.length)
     sde = equation(params.prior, grid, changing)
     guided_path(sde, still(grid), grid.steps, linear.feedback, context)
 
 
 def exact_posterior(
-    prior: Prior, values: Float[np.ndarray, " n"], grid: Grid, *, changing: bool = False
+    prior: Prior, values: Float[Array, " n"], grid: Grid, changing: bool = False
 ) -> linear.Posterior:
     """Return the best control of the discretised path, and its log evidence, for given parameters of the prior."""
     scale, error = jnp.exp(prior.log_scale), jnp.exp(prior.log_error)
@@ -129,50 +130,47 @@ def exact_posterior(
     return found._replace(log_evidence=found.log_evidence - len(values) * prior.log_scale)
 
 
-def start(values: Float[np.ndarray, " n"], grid: Grid, *, scale: float, error: float) -> Params:
-    """Begin with Brownian motion and its exact control."""
+def start(*, scale: float, error: float) -> Params:
+    """Begin with Brownian motion, in model and guide."""
     at = lambda value: jnp.asarray(value, jnp.result_type(float))
     prior = Prior(at(0.0), at(0.0), at(0.0), jnp.log(at(scale)), jnp.log(at(error)))
-    return Params(prior, exact_posterior(prior, values, grid).control)
+    return Params(prior, prior)
 
 
-def fit(
-    values: Float[np.ndarray, " n"],
-    begin: Params,
-    grid: Grid,
-    key: Key[Array, ""],
-    *,
-    learn: tuple[str, ...] = ("hurst",),
-    **saves,
-):
-    """Maximise the ELBO in the control and in some of the prior's parameters, by name."""
-    config, observed = grid.config, {"observations": jnp.asarray(values)}
-    changing = "slope" in learn
+def of_series(params: Params, series: Float[Array, "m n"], grid: Grid, changing: bool) -> Float[Array, ""]:
+    """Return one draw of the ELBO of independent series, as a stochastic function."""
     bound = elbo(model, guide)
-    one = lambda params: bound(params, observed, grid, changing)
+    each = jax.vmap(lambda values: bound(params, {"observations": values}, grid, changing))
+    return jnp.sum(each(series))
+
+
+def fit(series: Float[np.ndarray, "m n"], begin: Params, grid: Grid, key: Key[Array, ""], learn: tuple[str, ...], **to):
+    """Maximise the ELBO in some of the parameters, by name, of model and guide alike."""
+    config, values, changing = grid.config, jnp.asarray(series), "slope" in learn
+    one = lambda params: of_series(params, values, grid, changing)
     mean = lambda params: jnp.mean(jax.vmap(lambda _: one(params))(jnp.arange(config.lanes)))
-    trained = Params(Prior(*(name in learn for name in Prior._fields)), jax.tree.map(lambda _: True, begin.control))
-    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-    optimizer = optax.adam(rate, b2=0.99)
-    return ppl.maximize(mean, begin, None, optimizer, steps=config.steps, key=key, trainable=trained, **saves)
+    chosen = Prior(*(name in learn for name in Prior._fields))
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    trainable = Params(chosen, chosen)
+    return ppl.maximize(mean, begin, None, optimizer, steps=config.steps, key=key, trainable=trainable, **to)
 
 
 def measure(
-    params: Params, values: Float[np.ndarray, " n"], grid: Grid, key: Key[Array, ""], *, changing: bool = False
+    params: Params, series: Float[np.ndarray, "m n"], grid: Grid, key: Key[Array, ""], *, changing: bool = False
 ) -> Float[np.ndarray, " draws"]:
     """Draw the ELBO."""
-    observed = {"observations": jnp.asarray(values)}
-    one = ppl.expect(lambda params: elbo(model, guide)(params, observed, grid, changing))
-    draws = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, params), keys, batch_size=500))
+    one = ppl.expect(lambda params: of_series(params, jnp.asarray(series), grid, changing))
+    draws = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, params), keys, batch_size=100))
     return np.asarray(draws(jr.split(key, grid.config.draws)), np.float64)
 
 
-def synthetic(hurst: float, number: int, error: float, seed: int) -> Float[np.ndarray, " number"]:
-    """Draw exact fractional Brownian motion of type II at i / number, by Cholesky's factor, and observe it with error."""
+def synthetic(hurst: float, error: float, shape: tuple[int, int], seed: int) -> Float[np.ndarray, "m number"]:
+    """Draw m paths of exact fractional Brownian motion of type II at i / number, and observe them with error."""
+    paths, number = shape
     random = np.random.default_rng(seed)
     times = np.arange(1, number + 1) / number
     factor = np.linalg.cholesky(exact.fbm_covariance(times, hurst, "II"))
-    return factor @ random.normal(size=number) + error * random.normal(size=number)
+    return random.normal(size=shape) @ factor.T + error * random.normal(size=shape)
 
 
 def log_ranges(number: int) -> Float[np.ndarray, " number"]:
