@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 import ppl
 from estimators import elbo
@@ -93,8 +93,13 @@ def model(params, task: Task):
 @gen
 def guide(params: Guide, observed: dict, task: Task):
     """Push a path to where it was observed; return its Girsanov cost."""
+    return push(task, params, None)
+
+
+def push(task: Task, params: Guide, context: PyTree) -> Float[Array, ""]:
+    """Draw Y(0) and a path by the guide."""
     start = State(jnp.zeros(1), guided_past(task.sde.noise, 1, params.past))
-    return guided_path(task.sde, start, task.steps, params.control, None)
+    return guided_path(task.sde, start, task.steps, params.control, context)
 
 
 def girsanov(model: ppl.GenerativeFunction, guide: ppl.GenerativeFunction) -> Callable:
@@ -114,7 +119,9 @@ def girsanov(model: ppl.GenerativeFunction, guide: ppl.GenerativeFunction) -> Ca
         drawn = simulate(guide)(params, observed, *inputs)
         log_joint, _ = assess(without_noise)(merge(drawn.choices, observed), params, *inputs)
         others = {name: value for name, value in drawn.choices.items() if name != "dB"}
-        log_q, _ = assess(scale(guide, {"dB": 0.0}))(drawn.choices, params, observed, *inputs) if others else (0.0, None)
+        log_q, _ = (
+            assess(scale(guide, {"dB": 0.0}))(drawn.choices, params, observed, *inputs) if others else (0.0, None)
+        )
         return log_joint - log_q - drawn.retval
 
     return objective
@@ -122,9 +129,7 @@ def girsanov(model: ppl.GenerativeFunction, guide: ppl.GenerativeFunction) -> Ca
 
 def task_of(config: BridgeConfig, hurst: float) -> Task:
     """Return the equation dX = -theta X dt + dBhat on equal steps."""
-    noise = fractional(
-        hurst, number=config.number, fastest=config.fastest, horizon=config.horizon, kind=config.kind
-    )
+    noise = fractional(hurst, number=config.number, fastest=config.fastest, horizon=config.horizon, kind=config.kind)
     steps = between(np.linspace(0.0, config.duration, config.steps_of_path + 1), config.fastest)
     drift, diffusion = (lambda t, x: -config.theta * x), (lambda t, x: jnp.ones_like(x))
     return Task(Sde(drift, diffusion, noise), steps, config.scale)
@@ -139,9 +144,7 @@ def exact_posterior(config: BridgeConfig, task: Task) -> tuple[linear.Linear, li
 def mean_of_paths(objective: Callable, config: BridgeConfig, task: Task) -> Callable:
     """Turn an objective into its mean over paths, as a function of the parameters."""
     observed = {"end": jnp.asarray(config.end)}
-    return lambda params: jnp.mean(
-        jax.vmap(lambda _: objective(params, observed, task))(jnp.arange(config.lanes))
-    )
+    return lambda params: jnp.mean(jax.vmap(lambda _: objective(params, observed, task))(jnp.arange(config.lanes)))
 
 
 def fit(config: BridgeConfig, task: Task, key: Key[Array, ""], *, ratio: bool = True, infer_past: bool = True, **saves):

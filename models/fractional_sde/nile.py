@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 
 import ppl
 from estimators import elbo
+from models.fractional_sde import exact
 from models.fractional_sde.noise import Noise, fractional, hurst_of
 from models.fractional_sde.process import Past, guided_past, past
 from ppl import gen, normal
@@ -77,10 +78,14 @@ def responses(rates: Float[np.ndarray, " k"], step: float, coefficients: int) ->
     return decays @ (polynomials * weights[:, None]) / 2 * np.sqrt(step)
 
 
+def grid_of(config: NileConfig) -> dict:
+    """Return the grid of rates and the horizon, as `noise.fractional` takes them."""
+    return {"number": config.number, "fastest": config.fastest, "horizon": config.horizon}
+
+
 def noise_of(prior: Prior, config: NileConfig) -> Noise:
     """Return the noise of type I at the learned Hurst index."""
-    grid = {"number": config.number, "fastest": config.fastest, "horizon": config.horizon}
-    return fractional(hurst_of(prior.hurst), **grid, kind="I")
+    return fractional(hurst_of(prior.hurst), **grid_of(config), kind="I")
 
 
 @gen
@@ -142,3 +147,11 @@ def measure(
     one = ppl.expect(lambda params: elbo(model, guide)(params, {"flow": flow}, config, len(values)))
     draws = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, params), keys, batch_size=500))
     return np.asarray(draws(jr.split(key, config.draws)), np.float64) - len(values) * np.log(values.std())
+
+
+def exact_evidence(prior: Prior, values: Float[np.ndarray, " n"], config: NileConfig) -> float:
+    """Return the log evidence of the flows at given parameters, of the noise in continuous time."""
+    times = config.horizon * np.arange(1, len(values) + 1) / len(values)
+    covariance = exact.increments(exact.approximate_covariance(noise_of(prior, config), times))
+    scale, mean = values.std() * np.exp(float(prior.log_scale)), values.mean() + values.std() * float(prior.mean)
+    return exact.log_evidence(values, scale**2 * covariance, mean)

@@ -34,6 +34,8 @@ class SeriesConfig:
     fastest: float = 50.0
     substeps: int = 4
     """Steps between two observations."""
+    paths: int = 4
+    """How many synthetic paths share a Hurst index."""
     steps: int = 300
     lanes: int = 4
     learning_rate: float = 0.03
@@ -116,9 +118,7 @@ def guide(params: Params, observed: dict, grid: Grid, changing: bool):
     guided_path(sde, still(grid), grid.steps, linear.feedback, context)
 
 
-def exact_posterior(
-    prior: Prior, values: Float[Array, " n"], grid: Grid, changing: bool = False
-) -> linear.Posterior:
+def exact_posterior(prior: Prior, values: Float[Array, " n"], grid: Grid, changing: bool = False) -> linear.Posterior:
     """Return the best control of the discretised path, and its log evidence, for given parameters of the prior."""
     scale, error = jnp.exp(prior.log_scale), jnp.exp(prior.log_error)
     system = linear.linear(noise_of(prior, grid, changing=changing), grid.steps)
@@ -162,6 +162,19 @@ def measure(
     one = ppl.expect(lambda params: of_series(params, jnp.asarray(series), grid, changing))
     draws = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, params), keys, batch_size=100))
     return np.asarray(draws(jr.split(key, grid.config.draws)), np.float64)
+
+
+def levels(
+    params: Params, values: Float[np.ndarray, " n"], grid: Grid, key: Key[Array, ""], draws: int = 200
+) -> Float[np.ndarray, "draws n"]:
+    """Draw what a series would be without error, from the guide."""
+    observed = {"observations": jnp.asarray(values)}
+
+    def one(key: Array) -> Array:
+        drawn = guide.simulate(key, params, observed, grid, False)
+        return model.assess(key, ppl.merge(drawn.choices, observed), params, grid, False)[1]
+
+    return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=50))(jr.split(key, draws)))
 
 
 def synthetic(hurst: float, error: float, shape: tuple[int, int], seed: int) -> Float[np.ndarray, "m number"]:

@@ -13,6 +13,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax
 from jaxtyping import Array, Float
 
 import ppl
@@ -61,7 +62,8 @@ def solve(
     """Solve the equation from time 0, its noise pushed by a control; a stochastic function, without a density.
 
     Args:
-        sde: The equation; its weights do not change in time.
+        sde: The equation; its weights do not change in time. `diffrax.BacksolveAdjoint` differentiates arrays that are
+            leaves of its modules, and refuses those that a function closes over.
         start: X and Y at time 0.
         times: At which X is returned; increasing. They are not differentiated.
         control: Maps time, state and None to u and log r, of which r is ignored: the tree's noise cannot be scaled
@@ -72,7 +74,9 @@ def solve(
         The path, its divergence, and the number of steps.
     """
     last = times[-1]
-    tree = diffrax.VirtualBrownianTree(0.0, last, solver.resolution, start.x.shape, ppl.fresh_key(), diffrax.SpaceTimeLevyArea)
+    tree = diffrax.VirtualBrownianTree(
+        0.0, last, solver.resolution, start.x.shape, ppl.fresh_key(), diffrax.SpaceTimeLevyArea
+    )
     params, static = eqx.partition((sde, control), eqx.is_array)
 
     def drift(t: Array, at: tuple, params: Any) -> tuple:
@@ -84,11 +88,11 @@ def solve(
         moved = sde.drift(t, state.x) + sde.diffusion(t, state.x) * driver
         return moved, u[:, None] - noise.gammas * state.y, 0.5 * jnp.sum(u**2)
 
-    def push(t: Array, at: tuple, params: Any) -> Any:
+    def push(t: Array, at: tuple, params: Any) -> lineax.AbstractLinearOperator:
         sde, _ = eqx.combine(params, static)
-        each, (dimension, number) = jnp.eye(len(at[0])), at[1].shape
-        onto_x = jnp.sum(sde.noise.weights) * sde.diffusion(t, at[0])[:, None] * each
-        return onto_x, jnp.broadcast_to(each[:, None], (dimension, number, dimension)), jnp.zeros(dimension)
+        spread = jnp.sum(sde.noise.weights) * sde.diffusion(t, at[0])
+        moved = lambda db: (spread * db, jnp.broadcast_to(db[:, None], at[1].shape), jnp.zeros(()))
+        return lineax.FunctionLinearOperator(moved, jax.eval_shape(lambda: at[0]))
 
     terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(push, tree))
     found = diffrax.diffeqsolve(
