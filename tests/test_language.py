@@ -27,6 +27,7 @@ from ppl import (
     fresh_key,
     gamma,
     gen,
+    multivariate_normal,
     normal,
     pathwise,
     reinforce,
@@ -39,6 +40,7 @@ from ppl import (
 )
 
 KEY = jr.key(2)
+I2 = jnp.eye(2)
 
 
 @gen
@@ -327,6 +329,13 @@ def test_check_reports_everything_at_once():
         assert part in text, part
     fine = gen(lambda p, observed: normal(p, 1.0) @ "z")
     assert ppl.check(gen(lambda p: pair.inline()), fine, (0.3, {"x": 1.0})).ok
+
+
+def test_a_joint_normal_guide_fits_independent_choices():
+    independent, joint = gen(lambda p: normal(jnp.zeros(2), 1.0) @ "z"), gen(lambda p: multivariate_normal(p, I2) @ "z")
+    both = [gen(lambda p, observed, gf=gf: gf.inline(p)) for gf in (independent, joint)]
+    assert ppl.check(independent, both[1], (jnp.zeros(2), {})).ok
+    assert ppl.check(joint, both[0], (jnp.zeros(2), {})).ok
 
 
 def test_a_program_as_argument_closure_and_in_three_others():
