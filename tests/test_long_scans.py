@@ -1,4 +1,4 @@
-"""Long loops: a program costs as much to stage and compile at 10,000 steps as at 100, and `jax.checkpoint` saves memory."""
+"""Long loops: staging and compiling 10,000 steps costs what 100 cost, and `jax.checkpoint` saves memory."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The bridge: a path that starts at 0 and is observed once, at its end. What is learned can be compared with algebra."""
+"""The bridge: a path from 0 that is observed once, at its end. What is learned can be compared with algebra."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

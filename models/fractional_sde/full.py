@@ -35,7 +35,7 @@ def abstract(config: VideoConfig, batch: int, *, memory: bool) -> tuple:
 
 
 def one_movie(config: VideoConfig) -> tuple[Float[Array, "1 t side side"], str]:
-    """Return one movie of MNIST digits if they were fetched, and else one of the same shape, from digits drawn at 8 x 8."""
+    """Return one movie of MNIST digits if they were fetched, or else noise of the same shape; and which."""
     try:
         few = VideoConfig(**{**config.__dict__, "movies": 1, "held_out": 1})
         return jnp.asarray(movies_of(few)[0]), "MNIST"
@@ -46,7 +46,7 @@ def one_movie(config: VideoConfig) -> tuple[Float[Array, "1 t side side"], str]:
 
 
 def one_step(config: VideoConfig, context: Context) -> Outcome:
-    """Print parameters and operations of a step at the paper's batch, and run one at batch 1, with both kinds of noise."""
+    """Print parameters and operations of a step at the paper's batch, and run one at batch 1; with both noises."""
     movies, source = one_movie(config)
     metrics = {}
     for name, memory in (("fractional", True), ("brownian", False)):
@@ -63,8 +63,7 @@ def one_step(config: VideoConfig, context: Context) -> Outcome:
             f"full_{name}_elbo_of_one_movie": float(value),
             f"full_{name}_gradient_norm": float(norm),
         }
-        print(
-            f"{name}: {parameters_of(params):,} parameters, {costs.flops / 1e9:,.1f} Gflop in a step of {config.batch_size} "
-            f"movies (the paper states neither), first step at batch 1 in {time.perf_counter() - begin:.1f} s on {source}"
-        )
+        size = f"{parameters_of(params):,} parameters, {costs.flops / 1e9:,.1f} Gflop in a step of {config.batch_size}"
+        took = f"first step at batch 1, compiled and run in {time.perf_counter() - begin:.1f} s, on {source}"
+        print(f"{name}: {size} movies (the paper's numbers are not known); {took}")
     return Outcome(metrics)

@@ -138,6 +138,13 @@ class Past(eqx.Module):
         self.log_diagonal = jnp.zeros((dimension, number))
         self.below = jnp.zeros((dimension, number, number))
 
+    @classmethod
+    def of(cls, loc: Float[Array, "d k"], factor: Float[Array, "d k k"]) -> "Past":
+        """Return the guide with a mean and a lower triangular factor."""
+        log_diagonal = jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1))
+        leaves = lambda guide: (guide.loc, guide.log_diagonal, guide.below)
+        return eqx.tree_at(leaves, cls(*loc.shape), (loc, log_diagonal, factor))
+
     @property
     def factor(self) -> Float[Array, "d k k"]:
         """Return the lower triangular factor."""

@@ -1,4 +1,4 @@
-"""Variational inference for SDEs driven by fractional noise: Daems, Opper, Crevecoeur & Birdal, ICLR 2024, arXiv:2310.12975.
+"""Variational inference for SDEs driven by fractional noise (Daems et al., ICLR 2024, arXiv:2310.12975).
 
 Fractional Brownian motion replaces the white noise of a neural stochastic differential equation, so that its paths have
 a memory. It is approximated by a weighted sum of Ornstein-Uhlenbeck processes that share one Brownian motion
@@ -7,8 +7,9 @@ a memory. It is approximated by a weighted sum of Ornstein-Uhlenbeck processes t
 of their densities. The Hurst index, how rough paths are, is learned through the weights.
 
 Reproduced are the bridge whose learned variance equals that of the exact posterior (`bridge.py`), learning the Hurst
-index (`series.py`: exact synthetic paths, the volatility of the S&P 500; `nile.py`: a river), and the latent video model
-with fractional and with Brownian noise (`video.py`). `linear.py` has what is exact, `solver.py` the same paths by diffrax.
+index (`series.py`: exact synthetic paths, the volatility of the S&P 500; `nile.py`: a river), and the latent video
+model with fractional and with Brownian noise (`video.py`). `linear.py` has what is exact, `solver.py` the same paths by
+diffrax.
 
 What differs: the guide learns the variance of every step, which the paper's cannot (`ratio`; both are in the report),
 and a guide of Y(0), which the authors draw from the prior. The quick and default presets take narrower networks; their

@@ -1,4 +1,4 @@
-"""The latent video model: what moves is the state of a neural equation with learned memory, what does not is content."""
+"""The latent video model: a neural equation with learned memory moves content that stays the same."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""Solves by diffrax inside of programs: moments in closed form, fixed and adaptive steps, one gradient by every adjoint."""
+"""Solves by diffrax inside of programs: moments in closed form, fixed and adaptive steps, gradients by adjoints."""
 
 import math
 
@@ -65,23 +65,21 @@ def test_mean_square_and_its_derivative(name):
 def test_every_adjoint_gives_the_derivative_of_the_same_path():
     """Two differentiate the steps and agree to rounding; the third solves backwards and agrees to the steps' error."""
 
-    def gradient(adjoint, step):
-        solver = Solver(step=step, adjoint=adjoint, resolution=1e-3, most=300)
+    def gradient(adjoint):
+        solver = Solver(step=0.02, adjoint=adjoint, resolution=1e-2, most=60)
 
         def cost(params):
-            noise = fractional(params[2], number=3, fastest=5.0, horizon=1.0, kind="II")
+            noise = fractional(params[2], number=2, fastest=5.0, horizon=1.0, kind="II")
             sde = ornstein_uhlenbeck(params[0], params[1], noise)
             return jnp.sin(solve(sde, rest(noise), jnp.array([END]), solver=solver).xs[0, 0])
 
         return jax.jit(ppl.grad(cost))(jr.key(3), jnp.array([THETA, SCALE, 0.3]))
 
-    recursive = gradient(diffrax.RecursiveCheckpointAdjoint(), 0.02)
-    np.testing.assert_allclose(gradient(diffrax.DirectAdjoint(), 0.02), recursive, rtol=1e-8)
-    backwards = gradient(diffrax.BacksolveAdjoint(), 0.02)
+    recursive = gradient(diffrax.RecursiveCheckpointAdjoint())
+    np.testing.assert_allclose(gradient(diffrax.DirectAdjoint()), recursive, rtol=1e-8)
+    backwards = gradient(diffrax.BacksolveAdjoint())
     np.testing.assert_allclose(backwards, recursive, rtol=0.05)
     assert not np.allclose(backwards, recursive, rtol=1e-10)
-    fine = gradient(diffrax.RecursiveCheckpointAdjoint(), 0.005)
-    np.testing.assert_allclose(gradient(diffrax.BacksolveAdjoint(), 0.005), fine, rtol=0.02)
 
 
 def test_a_program_observes_what_is_solved():
