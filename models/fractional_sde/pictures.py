@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.pictures import COLOURS, INK, sheet
@@ -16,13 +17,13 @@ def variances(
     curves: Mapping[float, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]],
 ) -> None:
     """Draw the variance of bridges along time, learned (dots) over exact (lines), by Hurst index."""
-    figure = Figure((6, 3.6), layout="constrained")
+    figure = Figure((7, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for colour, (hurst, (learned, exact)) in zip(COLOURS, curves.items(), strict=False):
         axes.plot(times, exact, colour, linewidth=1.2, label=f"H = {hurst}: exact")
         axes.plot(times[::4], learned[::4], colour + "o", markersize=3, label=f"H = {hurst}: learned")
     axes.set(xlabel="time", ylabel="variance of X given its end", ylim=(0, None))
-    _finish(figure, axes, path, "Bridges of fractional noise: variance learned by ELBO, and by algebra")
+    _finish(figure, axes, path, "Bridges of fractional noise: variance learned by ELBO, and by algebra", beside=True)
 
 
 def series(
@@ -74,9 +75,10 @@ def frames(
           rows=labels, columns=columns)  # fmt: skip
 
 
-def _finish(figure: Figure, axes, path: Path, title: str) -> None:
+def _finish(figure: Figure, axes: Axes, path: Path, title: str, *, beside: bool = False) -> None:
     axes.set_title(title, fontsize=10, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
+    axes.legend(frameon=False, fontsize=8, **place)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

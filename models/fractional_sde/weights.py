@@ -117,7 +117,7 @@ def optimal_weights(
 def _warn_of_missing_memory(reach: float, hurst: float) -> None:
     if reach > 0.1 and hurst > 0.5:
         text = f"slowest rate times horizon is {reach:.2g}: type I with H > 0.5 has a memory that is longer (below 0.1)"
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warnings.warn(text, UserWarning, stacklevel=4)
 
 
 def residual(
