@@ -145,8 +145,8 @@ def measure(
     """Draw the ELBO of the flows, in their own units."""
     flow = jnp.asarray((values - values.mean()) / values.std())
     one = ppl.expect(lambda params: elbo(model, guide)(params, {"flow": flow}, config, len(values)))
-    draws = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, params), keys, batch_size=500))
-    return np.asarray(draws(jr.split(key, config.draws)), np.float64) - len(values) * np.log(values.std())
+    draws = jax.jit(lambda keys, params: jax.lax.map(lambda key: one(key, params), keys, batch_size=500))
+    return np.asarray(draws(jr.split(key, config.draws), params), np.float64) - len(values) * np.log(values.std())
 
 
 def exact_evidence(prior: Prior, values: Float[np.ndarray, " n"], config: NileConfig) -> float:

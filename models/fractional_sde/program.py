@@ -45,7 +45,7 @@ class Config:
 
 SMALL_BRIDGE = BridgeConfig(hurst=(0.2, 0.5, 0.8), steps_of_path=100, width=64, steps=3000, learning_rate=1e-2)
 SMALL_VIDEO = VideoConfig(
-    side=16, frames=12, known=8, dimension=4, features=64, content=32, width=32, convolutions=False, digits=1, speed=2,
+    side=16, frames=12, known=8, dimension=4, number=4, features=64, content=32, width=32, convolutions=False, digits=1, speed=2,
     dataset="small", movies=4000, held_out=200, steps=1000, learning_rate=1e-3,
 )  # fmt: skip
 
@@ -86,7 +86,7 @@ PROGRAM = Program(
                 guides=replace(SMALL_BRIDGE, hurst=(0.3,), kind="II", end=1.0, steps=2000),
                 nile=NileConfig(),
                 series=SeriesConfig(),
-                volatility=SeriesConfig(number=7, fastest=200.0, substeps=2),
+                volatility=SeriesConfig(number=5, fastest=20.0, duration=6.0, substeps=1),
                 video=SMALL_VIDEO,
             ),
             "5 min, estimated",

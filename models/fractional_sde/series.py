@@ -30,8 +30,10 @@ from ppl import gen, normal
 class SeriesConfig:
     """The grid of rates reaches from the length of the series to a step."""
 
-    number: int = 5
+    number: int = 4
     fastest: float = 50.0
+    duration: float = 1.0
+    """Of the series, in the unit of time of the rates."""
     substeps: int = 4
     """Steps between two observations."""
     paths: int = 4
@@ -60,7 +62,7 @@ class Params(NamedTuple):
 
 
 class Grid(eqx.Module):
-    """Times: observations end every so many equal steps, over a horizon of 1."""
+    """Times: observations end every so many equal steps, over the duration."""
 
     steps: Steps
     substeps: int = eqx.field(static=True)
@@ -68,13 +70,13 @@ class Grid(eqx.Module):
 
     @property
     def middle(self) -> Float[Array, " n"]:
-        """Return the middle of every step."""
-        return jnp.asarray(self.steps.start) + jnp.asarray(self.steps.length) / 2
+        """Return the middle of every step, as a share of the duration."""
+        return (jnp.asarray(self.steps.start) + jnp.asarray(self.steps.length) / 2) / self.config.duration
 
 
 def grid_of(number: int, config: SeriesConfig) -> Grid:
     """Return the times of so many observations."""
-    times = np.linspace(0.0, 1.0, number * config.substeps + 1)
+    times = np.linspace(0.0, config.duration, number * config.substeps + 1)
     return Grid(steps_between(times, config.fastest), config.substeps, config)
 
 
@@ -86,7 +88,8 @@ def hurst_in_time(prior: Prior, grid: Grid) -> Float[Array, " n"]:
 def noise_of(prior: Prior, grid: Grid, *, changing: bool) -> Noise:
     """Return the noise, of a Hurst index that is constant or changes in time."""
     hurst = hurst_in_time(prior, grid) if changing else hurst_of(prior.hurst)
-    return fractional(hurst, number=grid.config.number, fastest=grid.config.fastest, horizon=1.0, kind="II")
+    config = grid.config
+    return fractional(hurst, number=config.number, fastest=config.fastest, horizon=config.duration, kind="II")
 
 
 def equation(prior: Prior, grid: Grid, changing: bool) -> Sde:
@@ -160,8 +163,8 @@ def measure(
 ) -> Float[np.ndarray, " draws"]:
     """Draw the ELBO."""
     one = ppl.expect(lambda params: of_series(params, jnp.asarray(series), grid, changing))
-    draws = jax.jit(lambda keys: jax.lax.map(lambda key: one(key, params), keys, batch_size=100))
-    return np.asarray(draws(jr.split(key, grid.config.draws)), np.float64)
+    draws = jax.jit(lambda keys, params: jax.lax.map(lambda key: one(key, params), keys, batch_size=100))
+    return np.asarray(draws(jr.split(key, grid.config.draws), params), np.float64)
 
 
 def levels(
@@ -170,11 +173,14 @@ def levels(
     """Draw what a series would be without error, from the guide."""
     observed = {"observations": jnp.asarray(values)}
 
-    def one(key: Array) -> Array:
+    def one(key: Array, params: Params) -> Array:
         drawn = guide.simulate(key, params, observed, grid, False)
         return model.assess(key, ppl.merge(drawn.choices, observed), params, grid, False)[1]
 
-    return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=50))(jr.split(key, draws)))
+    many = jax.jit(lambda keys, params: jax.lax.map(lambda key: one(key, params), keys, batch_size=50))
+    return np.asarray(
+        many(jr.split(key, draws), params)
+    )  # a constant, the exact control would be folded by XLA: slowly
 
 
 def synthetic(hurst: float, error: float, shape: tuple[int, int], seed: int) -> Float[np.ndarray, "m number"]:

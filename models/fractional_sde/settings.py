@@ -56,14 +56,18 @@ def require_grid(number: int, fastest: float) -> None:
         refuse("The fastest rate is not above 1.", expected="gamma_max > 1", got=fastest, remedy=remedy)
 
 
-def require_precision(number: int) -> None:
-    """Refuse more rates than the precision can solve for: the condition of the system grows to 5e5 at ten."""
-    if number > 10 and not jax.config.jax_enable_x64:
+def require_precision(matrix: np.ndarray) -> None:
+    """Refuse more rates than the precision can solve for.
+
+    The condition of the system grows with their number (5e5 at ten), and with rates that are slower than the horizon.
+    """
+    number, condition = len(matrix), np.linalg.cond(matrix)
+    if (number > 10 or condition > 1e6) and not jax.config.jax_enable_x64:
         refuse(
             f"The weights of {number} rates cannot be solved for in float32.",
-            expected="K <= 10",
-            got=number,
-            remedy="take fewer, or jax.config.update('jax_enable_x64', True)",
+            expected="K <= 10, and a system whose condition is at most 1e6",
+            got=f"K = {number}, condition {condition:.0e}",
+            remedy="take fewer rates, none much slower than the horizon; or jax.config.update('jax_enable_x64', True)",
         )
 
 

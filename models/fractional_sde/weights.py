@@ -97,7 +97,8 @@ def optimal_weights(
         kind: Of fractional Brownian motion.
 
     Raises:
-        SettingError: If H is not between 0 and 1, the horizon not positive, or K above 10 in float32.
+        SettingError: If H is not between 0 and 1, the horizon not positive, or the weights cannot be had in float32
+            (K above 10, or rates that are nearly the same process over the horizon).
 
     Example:
         >>> optimal_weights(geometric_rates(5, 20.0), 0.3, 6.0, "II").shape
@@ -105,11 +106,12 @@ def optimal_weights(
     """
     require_hurst(hurst)
     require_horizon(horizon)
-    require_precision(len(rates))
+    system = products(rates, horizon, kind)
+    require_precision(system)
     if kind == "I" and not isinstance(hurst, jax.core.Tracer):
         _warn_of_missing_memory(float(np.min(rates)) * horizon, np.max(np.asarray(hurst)))
     right = inner(jnp.asarray(rates), jnp.asarray(hurst), horizon, kind)
-    factor = np.linalg.cholesky(products(rates, horizon, kind))
+    factor = np.linalg.cholesky(system)
     inverse = np.linalg.solve(factor, np.eye(len(rates)))
     return right @ jnp.asarray(inverse.T @ inverse, right.dtype)
 

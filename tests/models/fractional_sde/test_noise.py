@@ -259,6 +259,8 @@ def test_what_is_refused(make, words):
 def test_many_rates_are_refused_in_float32():
     with jax.enable_x64(False), pytest.raises(SettingError, match="float32"):
         optimal_weights(geometric_rates(11, 20.0), 0.3, 6.0, "II")
+    with jax.enable_x64(False), pytest.raises(SettingError, match="condition"):
+        optimal_weights(geometric_rates(7, 200.0), 0.3, 1.0, "II")  # four of them are slower than the horizon
     with jax.enable_x64(True):
         assert optimal_weights(geometric_rates(11, 20.0), 0.3, 6.0, "II").shape == (11,)
 
