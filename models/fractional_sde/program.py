@@ -45,8 +45,8 @@ class Config:
 
 SMALL_BRIDGE = BridgeConfig(hurst=(0.2, 0.5, 0.8), steps_of_path=100, width=64, steps=3000, learning_rate=1e-2)
 SMALL_VIDEO = VideoConfig(
-    side=16, frames=12, known=8, dimension=4, number=4, features=64, content=32, width=32, convolutions=False, digits=1, speed=2,
-    dataset="small", movies=4000, held_out=200, steps=1000, learning_rate=1e-3,
+    side=16, frames=12, known=8, dimension=4, number=4, features=64, content=32, width=32, convolutions=False, digits=1,
+    speed=2, dataset="small", movies=4000, held_out=200, steps=1000, learning_rate=1e-3,
 )  # fmt: skip
 
 
