@@ -30,7 +30,8 @@ def step_of(config: VideoConfig, *, memory: bool) -> Callable:
 def abstract(config: VideoConfig, batch: int, *, memory: bool) -> tuple:
     """Return the shapes of a step's arguments."""
     params = eqx.filter_eval_shape(lambda: Video(config, memory, jr.key(0)))
-    movies = jax.ShapeDtypeStruct((batch, config.frames, config.side, config.side), jnp.float32)
+    shape = batch, config.frames, config.side, config.side
+    movies = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
     return jr.key(0), params, movies
 
 
@@ -38,11 +39,13 @@ def one_movie(config: VideoConfig) -> tuple[Float[Array, "1 t side side"], str]:
     """Return one movie of MNIST digits if they were fetched, or else noise of the same shape; and which."""
     try:
         few = VideoConfig(**{**config.__dict__, "movies": 1, "held_out": 1})
-        return jnp.asarray(movies_of(few)[0]), "MNIST"
+        return jnp.asarray(movies_of(few)[0], jnp.result_type(float)), "MNIST"
     except data.DataError:
         random = np.random.default_rng(0)
         shape = 1, config.frames, config.side, config.side
-        return jnp.asarray(random.random(shape), jnp.float32), "arrays of the same shape (MNIST was not fetched)"
+        return jnp.asarray(
+            random.random(shape), jnp.result_type(float)
+        ), "arrays of the same shape (MNIST was not fetched)"
 
 
 def one_step(config: VideoConfig, context: Context) -> Outcome:

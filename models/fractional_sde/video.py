@@ -180,7 +180,7 @@ def fit(config: VideoConfig, movies: Movies, key: Key[Array, ""], *, memory: boo
     optimizer = optax.adam(config.learning_rate)
     chunk = min(1 + config.steps // 20, 1000)
     return ppl.maximize(
-        of_batch(task), Video(config, memory, init_key), jnp.asarray(movies), optimizer,
+        of_batch(task), Video(config, memory, init_key), jnp.asarray(movies, jnp.result_type(float)), optimizer,
         steps=config.steps, batch_size=config.batch_size, key=fit_key, chunk=chunk, **saves,
     )  # fmt: skip
 
@@ -206,7 +206,9 @@ def predictions(
     one = ppl.seed(lambda movie: predict(params, movie, config, memory))
     many = jax.jit(lambda keys, movie: jax.vmap(one, (0, None))(keys, movie))
     keys = jr.split(key, (len(movies), config.draws))
-    return np.stack([np.asarray(many(*each)) for each in zip(keys, jnp.asarray(movies), strict=True)])
+    return np.stack(
+        [np.asarray(many(*each)) for each in zip(keys, jnp.asarray(movies, jnp.result_type(float)), strict=True)]
+    )
 
 
 def movies_of(config: VideoConfig) -> tuple[Movies, Movies]:

@@ -75,8 +75,8 @@ def test_a_control_begins_at_zero(ratio):
 
 def test_convolutions_keep_the_shapes_of_the_paper():
     reads, draws = networks.ConvolutionalFrames(64, 64, KEY), networks.ConvolutionalImages(64, 64, 64, 6, KEY)
-    assert jax.eval_shape(reads, jax.ShapeDtypeStruct((64, 64), jnp.float32)).shape == (64,)
-    frame = jax.eval_shape(draws, jax.ShapeDtypeStruct((64,), jnp.float32), jax.ShapeDtypeStruct((6,), jnp.float32))
+    assert jax.eval_shape(reads, jnp.zeros((64, 64))).shape == (64,)
+    frame = jax.eval_shape(draws, jnp.zeros(64), jnp.zeros(6))
     assert frame.shape == (64, 64)
     assert [conv.out_channels for conv in reads.convolutions] == [64, 128, 256, 256]
     assert [conv.out_channels for conv in draws.convolutions] == [256, 128, 64, 64]
@@ -88,7 +88,7 @@ def test_convolutions_keep_the_shapes_of_the_paper():
 @pytest.mark.parametrize("memory", [True, False])
 def test_model_and_guide_of_a_movie_fit_together(memory):
     task, params = video.task_of(TINY, TINY.frames, memory=memory), video.Video(TINY, memory, KEY)
-    movie = jnp.asarray(video.movies_of(TINY)[0][0])
+    movie = jnp.asarray(video.movies_of(TINY)[0][0], float)
     report = ppl.check(video.model, video.guide, (params, {"frames": movie}, movie, task))
     assert report.ok, report
 
@@ -96,7 +96,7 @@ def test_model_and_guide_of_a_movie_fit_together(memory):
 def test_an_untrained_guide_costs_what_its_start_costs():
     """The control is zero: of the divergence only that of x0 is left."""
     task, params = video.task_of(TINY, TINY.frames, memory=True), video.Video(TINY, True, KEY)
-    movie = jnp.asarray(video.movies_of(TINY)[0][0])
+    movie = jnp.asarray(video.movies_of(TINY)[0][0], float)
     drawn = video.guide.simulate(KEY, params, {"frames": movie}, movie, task)
     choices = {**drawn.choices, "frames": movie}
     trace, _ = video.model.generate(KEY, choices, params, movie, task)
