@@ -22,9 +22,6 @@ from models.fractional_sde.process import Sde, State, Steps, guided_path, past, 
 from models.fractional_sde.weights import Kind
 from ppl import gen, normal
 
-PIXEL_SCALE = 0.5**0.5
-"""The log density of a frame is minus the sum of squared errors, but for a constant."""
-
 
 @dataclass(frozen=True)
 class VideoConfig:
@@ -36,6 +33,8 @@ class VideoConfig:
     """Frames from which the others are predicted."""
     interval: float = 0.1
     substeps: int = 3
+    pixel_scale: float = 0.5**0.5
+    """The log density of a frame is minus the sum of squared errors, but for a constant."""
     dimension: int = 6
     number: int = 5
     fastest: float = 10.0
@@ -140,7 +139,7 @@ def model(params: Video, shown: Float[Array, "t side side"], task: Task):
     xs = jnp.concatenate([x[None], xs[task.substeps - 1 :: task.substeps]])
     content = params.content(params.features(shown))
     frames = jax.vmap(partial(params.images, content))(xs)
-    normal(frames, PIXEL_SCALE) @ "frames"
+    normal(frames, task.config.pixel_scale) @ "frames"
     return frames
 
 
