@@ -14,8 +14,9 @@ diffrax.
 What differs: the guide learns the variance of every step, which the paper's cannot (`ratio`; both are in the report),
 and a guide of Y(0), which the authors draw from the prior. The quick and default presets take narrower networks; their
 videos are 8 x 8 digits in 16 x 16 frames, whose pixels are observed with a deviation of .2: at the paper's variance of
-1/2 so small a frame says too little, and in a short run nothing but the mean image is learned. Steps are those of Euler or Milstein, with `gamma_max * dt < 1/2` as the
-authors ask; the Nile's are exact. The authors' reading of the equation of the video, Stratonovich, is kept.
+1/2 so small a frame says too little, and in a short run nothing but the mean image is learned. Steps are those of Euler
+or Milstein, with `gamma_max * dt < 1/2` as the authors ask; the Nile's are exact. The authors' reading of the equation
+of the video, Stratonovich, is kept.
 """
 
 from dataclasses import dataclass, replace
