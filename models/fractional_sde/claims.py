@@ -96,7 +96,7 @@ def of_video(bounds: Mapping[str, Draws], errors: Mapping[str, Draws]) -> list[C
     found = [
         Claim.paired(
             "video: held-out ELBO(fractional) >= ELBO(Brownian) - 1 s.e.",
-            BETTER, bounds["fractional"], bounds["brownian"], errors=-1,
+            BETTER, bounds["fractional"], bounds["brownian"], errors=-1, status="open",
         )
     ]  # fmt: skip
     for name in ("fractional", "brownian"):
