@@ -5,10 +5,11 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import ppl
 from estimators import elbo
-from ppl import bernoulli, gen, normal, reinforce
+from ppl import bernoulli, enum, gen, normal, reinforce
 
 CHOICES = 10
 KEY = jax.random.key(0)
@@ -89,3 +90,16 @@ def test_checkpointed_steps_change_no_number():
     plain, saved = (jax.jit(gradient(20, wrap))(*arguments(20)) for wrap in (lambda step: step, jax.checkpoint))
     for mine, theirs in zip(jax.tree.leaves(plain), jax.tree.leaves(saved), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+@pytest.mark.xfail(raises=TypeError, strict=True, reason="an enumerated choice in a checkpointed step of a scan")
+def test_checkpointed_steps_may_enumerate():
+    def value(wrap):
+        model = gen(
+            lambda p: jax.lax.scan(wrap(lambda c, _: (c, normal(bernoulli(p) @ "c", 1.0) @ "y")), 0.0, None, 3)[0]
+        )
+        coin = lambda logits: bernoulli(logits=logits, grad=enum()) @ "c"
+        guide = gen(lambda p, o: jax.lax.scan(wrap(lambda c, y: (c, coin(y))), 0.0, o["y"])[0])
+        return ppl.value_and_grad(elbo(model, guide))(KEY, 0.3, {"y": jnp.ones(3)})
+
+    np.testing.assert_allclose(value(jax.checkpoint), value(lambda step: step))

@@ -93,7 +93,7 @@ PROGRAM = Program(
             ),
             "6 min, busy machine",
         ),
-        "full": Preset(Config(full=VideoConfig()), "one step of the paper's scale: 2 min, estimated"),
+        "full": Preset(Config(full=VideoConfig()), "one step: 5 min, busy machine"),
     },
     run=run,
 )

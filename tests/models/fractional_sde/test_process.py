@@ -266,8 +266,6 @@ def test_a_series_under_its_exact_control_has_its_evidence():
     values = series.synthetic(0.7, 0.05, (1, 6), seed=0)
     params = series.start(scale=1.2, error=0.1)
     draws = series.measure(params, values, grid, KEY)
-    system = linear.linear(series.noise_of(params.prior, grid, changing=False), grid.steps)
-    assert system.matrix.shape == (24, 6, 6)
     np.testing.assert_allclose(draws, series.exact_posterior(params.prior, values[0], grid).log_evidence, atol=1e-6)
     slope = params.prior._replace(slope=jnp.asarray(0.5))
     changed = series.measure(series.Params(slope, slope), values, grid, KEY, changing=True)
