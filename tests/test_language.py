@@ -16,6 +16,8 @@ from ppl import (
     Masked,
     PPLError,
     StrategyError,
+    UnsoundGradientError,
+    assess,
     bernoulli,
     condition,
     dirichlet,
@@ -25,10 +27,12 @@ from ppl import (
     fresh_key,
     gamma,
     gen,
+    multivariate_normal,
     normal,
     pathwise,
     reinforce,
     scale,
+    simulate,
     subsample,
     uniform,
     while_loop,
@@ -36,6 +40,7 @@ from ppl import (
 )
 
 KEY = jr.key(2)
+I2 = jnp.eye(2)
 
 
 @gen
@@ -83,6 +88,21 @@ def test_condition_inside_a_scan_takes_the_step_of_each_observation():
     choices = {"s": jnp.array([0.3, 0.2, -1.0])}
     expected = chain.log_density({**choices, "y": ys})
     np.testing.assert_allclose(condition(chain, {"y": ys}).log_density(choices), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_a_scaled_density_has_a_pathwise_derivative(weight):
+    def costs(prior):
+        in_scan = lambda choose: lax.scan(lambda _, __: (None, choose() @ "z"), None, None, 2)[1]
+        model, guide = gen(lambda: in_scan(prior)), gen(lambda loc: in_scan(lambda: normal(loc, 0.5)))
+        return lambda loc: assess(scale(model, {"z": weight}))(simulate(guide)(loc).choices)
+
+    cost = costs(lambda: normal(1.0, 2.0))
+    z = ppl.seed(cost)(KEY, 0.3)[1]
+    np.testing.assert_allclose(ppl.grad(lambda loc: cost(loc)[0])(KEY, 0.3), -weight * jnp.sum(z - 1) / 4, rtol=1e-12)
+    bounded = costs(lambda: exponential(2.0))
+    with pytest.raises(UnsoundGradientError):  # The guide leaves the support, whatever the weight.
+        ppl.grad(lambda loc: bounded(loc)[0])(KEY, 0.3)
 
 
 def test_scale_multiplies_parts_of_the_density_also_by_step():
@@ -309,6 +329,13 @@ def test_check_reports_everything_at_once():
         assert part in text, part
     fine = gen(lambda p, observed: normal(p, 1.0) @ "z")
     assert ppl.check(gen(lambda p: pair.inline()), fine, (0.3, {"x": 1.0})).ok
+
+
+def test_a_joint_normal_guide_fits_independent_choices():
+    independent, joint = gen(lambda p: normal(jnp.zeros(2), 1.0) @ "z"), gen(lambda p: multivariate_normal(p, I2) @ "z")
+    both = [gen(lambda p, observed, gf=gf: gf.inline(p)) for gf in (independent, joint)]
+    assert ppl.check(independent, both[1], (jnp.zeros(2), {})).ok
+    assert ppl.check(joint, both[0], (jnp.zeros(2), {})).ok
 
 
 def test_a_program_as_argument_closure_and_in_three_others():

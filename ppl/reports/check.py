@@ -23,7 +23,9 @@ _WIDER = {
     "interval": {"real"},
     "boolean": {"count"},
     "index": {"count"},
-    "simplex": {"real_vector"},
+    "simplex": {"real_vector", "real"},
+    "real": {"real_vector"},
+    "real_vector": {"real"},  # A joint normal guide of independent normal choices, and the other way round.
 }
 """Supports that contain a support, besides itself."""
 

@@ -16,7 +16,7 @@ from ppl.batching import Rebind
 from ppl.choicemap import Masked, Path, show
 from ppl.generative import GenerativeFunction
 from ppl.operands import with_strategy, without_baseline
-from ppl.primitives import Lane, bind_density, call_p, factor_p, view_of
+from ppl.primitives import Lane, bind_density, call_p, continuous_p, factor_p, view_of
 from ppl.specs import Subset
 from ppl.stochastic.primitive import KeptSpec, inner_labels, rewritten, stochastic_p
 from ppl.strategies.protocol import Strategy, as_strategy
@@ -207,6 +207,7 @@ def _weigh(weight: Any, value, operands, path: Path, params: Mapping[str, Any]) 
     """Multiply the log density of a choice by a weight, with a factor beside it."""
     log_prob = _density(value, operands, params)
     extra = (spread(jnp.asarray(weight), log_prob.ndim) - 1) * jnp.where(jnp.isneginf(log_prob), 0, log_prob)
+    extra = continuous_p.bind(extra)  # It jumps at the edge of the support only: there the density itself is refused.
     factor_p.bind(extra, address=(*path, "scale"), label=f"{show(path)}/scale", source=params["source"])
 
 
