@@ -15,7 +15,6 @@ installs), smaller networks, fewer steps and a larger step size. The logarithm o
 its inverse. Counts are measured on canvases pasted from held-out digits.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -28,25 +27,15 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 import ppl
-from estimators import constant, elbo, enum, iwelbo, leave_one_out_lanes, mvd, reinforce
 from models import data
 from models.air import pictures
 from models.air.canvases import Canvases, paste
 from models.air.claims import claims
 from models.air.networks import Networks
+from models.air.objectives import objective_of, of_batch
 from models.air.scenes import guide, model
 from models.registry import Context, Preset, Program
 from models.report import Outcome
-
-STRATEGIES = {
-    "enum": enum(),
-    "mvd": mvd(),
-    "reinforce": reinforce(),
-    "reinforce_lanes": reinforce(baseline=leave_one_out_lanes()),
-    "reinforce_constant": reinforce(baseline=constant(0.0)),
-}
-"""How the presence of objects is differentiated; `lanes` compares an image with the others of its batch."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -68,7 +57,6 @@ class Config:
     """41 epochs."""
     learning_rate: float = 1e-4
     strategies: tuple[str, ...] = ("enum", "mvd", "reinforce", "reinforce_lanes")
-    particles: int = 1
     dataset: Literal["digits", "mnist"] = "mnist"
 
 
@@ -78,18 +66,6 @@ SMALL = partial(Config, side=32, shrink=2.0, window=14, code=20, recurrent=128, 
 def networks_of(config: Config, key: Key[Array, ""]) -> Networks:
     """Draw the initial weights."""
     return Networks(config.side, config.window, config.code, config.recurrent, config.hidden, key)
-
-
-def objective_of(strategy: str, most: int, particles: int = 1) -> Callable:
-    """Return the bound of one image as a stochastic function of `(params, image)`."""
-    fitted = ppl.with_grad(guide, {"present": STRATEGIES[strategy]})
-    bound = elbo(model, fitted) if particles == 1 else iwelbo(model, fitted, particles)
-    return lambda params, image: bound(params, {"image": image}, most)
-
-
-def of_batch(objective: Callable) -> Callable:
-    """Turn an objective of one image into its mean over a batch."""
-    return lambda params, images: jnp.mean(jax.vmap(partial(objective, params))(images))
 
 
 def found(params: Networks, image: Float[Array, "side side"], most: int) -> tuple[Array, Array, Array]:
@@ -120,7 +96,7 @@ def canvases(config: Config) -> tuple[Canvases, Canvases]:
 def fit(strategy: str, config: Config, images: Float[Array, "n side side"], context: Context) -> ppl.Result:
     """Maximise the mean bound of minibatches by a strategy for presence; all strategies start from the same weights."""
     init_key, fit_key = jr.split(context.key)
-    objective = of_batch(objective_of(strategy, config.steps_of_guide, config.particles))
+    objective = of_batch(objective_of(strategy, config.steps_of_guide))
     return ppl.maximize(
         objective,
         networks_of(config, init_key),

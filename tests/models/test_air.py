@@ -12,7 +12,8 @@ import ppl
 from models.air import floor
 from models.air.canvases import paste
 from models.air.networks import Networks
-from models.air.program import PROGRAM, STRATEGIES, accuracy, look, objective_of, of_batch, run
+from models.air.objectives import STRATEGIES, objective_of, of_batch
+from models.air.program import PROGRAM, accuracy, look, run
 from models.air.scenes import guide, model
 from models.air.windows import attend, place
 from models.registry import Context
