@@ -35,7 +35,8 @@ import ppl
 from bench.against_floors import order_interval, ratios
 from models.air import floor, floors
 from models.air.objectives import objective_of, of_batch
-from models.air.program import SMALL, accuracy, canvases, look, networks_of
+from models.air.program import SMALL, accuracy, canvases, look
+from models.air.scale import initial
 from ppl.reports import costs
 
 CONFIG = SMALL(images=5_000, learning_rate=1e-3)
@@ -53,6 +54,7 @@ FLOORS = {
     "iwelbo-reinforce_lanes": floors.by_score(2, baseline=True),
     "iwelbo-enum": floors.pairs_by_sum,
     "iwelbo-mvd": floors.by_measures(2),
+    "rws-reinforce": floors.wake,
     "rws-enum": floors.wake,
 }
 
@@ -166,7 +168,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     training, test = canvases(CONFIG)
-    start = networks_of(CONFIG, jr.key(SEED))
+    start = initial(CONFIG, jr.key(SEED))
     held_out_bound = jax.jit(ppl.expect(of_batch(objective_of("enum", MOST))))
     enum = compiled(gradient_of("enum"), jr.key(0), start, training.images[: CONFIG.batch_size])
     warm = train(enum, start, training.images, WARM_STEPS)

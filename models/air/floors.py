@@ -30,14 +30,12 @@ class Table(NamedTuple):
         logits: Of another object, at each step.
     """
 
-    log_weight: Float[Array, "more *lanes"]
-    log_q: Float[Array, "more *lanes"]
-    logits: Float[Array, "steps *lanes"]
+    log_weight: Float[Array, "more ..."]
+    log_q: Float[Array, "more ..."]
+    logits: Float[Array, "steps ..."]
 
 
-def numbers(
-    logits: Float[Array, "steps *lanes"], fit: Float[Array, "more *lanes"], gain: Float[Array, "steps *lanes"]
-) -> Table:
+def numbers(logits: Float[Array, "steps ..."], fit: Float[Array, "more ..."], gain: Float[Array, "steps ..."]) -> Table:
     """Add up what each number of objects is worth."""
     most = len(logits)
     more, none = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
@@ -59,12 +57,12 @@ def table(key: Key[Array, ""], params: Networks, images: Float[Array, "n side si
     return numbers(split(found.logits), split(found.log_fit), split(found.gain))
 
 
-def stop_after(tossed: Bool[Array, "steps *lanes"]) -> Int[Array, " *lanes"]:
+def stop_after(tossed: Bool[Array, "steps ..."]) -> Int[Array, "..."]:
     """Count the tosses before the first that says no."""
     return jnp.sum(jnp.cumprod(tossed.astype(jnp.int32), axis=0), axis=0)
 
 
-def read(x: Float[Array, "more *lanes"], number: Int[Array, " *lanes"]) -> Float[Array, " *lanes"]:
+def read(x: Float[Array, "more ..."], number: Int[Array, "..."]) -> Float[Array, "..."]:
     """Read a table at each lane's number of objects."""
     return jnp.take_along_axis(x, number[None], axis=0)[0]
 
@@ -150,7 +148,9 @@ def wake(key: Key[Array, ""], params: Networks, images: Float[Array, "n side sid
     return jnp.sum(share * (of_model + of_guide)) / len(images)
 
 
-def detached_chain(params: Networks, images: Float[Array, "n side side"], noise: Float[Array, "steps n latents"]) -> tuple:
+def detached_chain(
+    params: Networks, images: Float[Array, "n side side"], noise: Float[Array, "steps n latents"]
+) -> tuple:
     """Look for all objects; what was drawn has no derivative.
 
     Returns:
