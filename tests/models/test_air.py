@@ -12,7 +12,8 @@ import ppl
 from models.air import floor
 from models.air.canvases import paste
 from models.air.networks import Networks
-from models.air.program import PROGRAM, STRATEGIES, accuracy, look, objective_of, of_batch, run
+from models.air.objectives import STRATEGIES, objective_of, of_batch
+from models.air.program import PROGRAM, accuracy, look, run
 from models.air.scenes import guide, model
 from models.air.windows import attend, place
 from models.registry import Context
@@ -109,9 +110,21 @@ def test_a_short_run_writes_report_and_pictures(tmp_path):
         PROGRAM.preset("quick").config, images=100, held_out=30, steps=3, batch_size=4, recurrent=8, hidden=8, code=4
     )
     outcome = run(Context(config, 0, tmp_path))
-    assert set(outcome.metrics) == {"accuracy_enum", "held_out_elbo_enum"}
-    assert (tmp_path / "found_enum.png").stat().st_size > 5_000
+    assert set(outcome.metrics) == {"accuracy_enum", "held_out_elbo_enum", "parameters", "step_matmul_gflop"}
+    for picture in ("found_enum.png", "training_enum.png"):
+        assert (tmp_path / picture).stat().st_size > 5_000
     assert [claim.bound for claim in outcome.claims] == [0.95]
+
+
+def test_the_papers_scale_makes_one_step_without_an_accelerator(tmp_path):
+    if jax.default_backend() != "cpu":
+        pytest.skip("an accelerator would make the fits")
+    outcome = run(Context(PROGRAM.preset("full").config, 0, tmp_path))
+    by_hand = Networks(50, 28, 50, 256, 200, KEY)
+    assert outcome.metrics["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(by_hand))
+    assert outcome.metrics["step_matmul_gflop"] > 1
+    assert outcome.metrics["step_gradient_norm"] > 0
+    assert outcome.metrics["real_canvas"] in (0, 1)
 
 
 @pytest.mark.slow
