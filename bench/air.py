@@ -109,19 +109,14 @@ def noise(function: Callable, params, images) -> dict:
     }
 
 
-@jax.jit
-def climb(params, state, gradient):
-    """Make a step of Adam."""
-    update, state = optax.adam(CONFIG.learning_rate).update(jax.tree.map(jnp.negative, gradient), state)
-    return eqx.apply_updates(params, update), state
-
-
 def train(function: Callable, params, images: np.ndarray, steps: int):
     """Fit by minibatches; the same rows for every estimator."""
-    state, random = optax.adam(CONFIG.learning_rate).init(params), np.random.default_rng(SEED)
+    optimizer, random = optax.adam(CONFIG.learning_rate), np.random.default_rng(SEED)
+    climb = jax.jit(lambda gradient, *old: ppl.ascend(lambda *_: gradient, optimizer)(jr.key(0), *old))
+    state = optimizer.init(eqx.filter(params, eqx.is_inexact_array))
     for key in jr.split(jr.key(SEED + 3), steps):
         batch = images[random.integers(0, len(images), CONFIG.batch_size)]
-        params, state = climb(params, state, function(key, params, batch)[1])
+        params, state = climb(function(key, params, batch)[1], params, state)
     return params
 
 

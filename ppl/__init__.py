@@ -87,6 +87,7 @@ from ppl.strategies import pathwise as pathwise
 from ppl.strategies import reinforce as reinforce
 from ppl.subsampling import subsample as subsample
 from ppl.training import Result as Result
+from ppl.training import ascend as ascend
 from ppl.training import maximize as maximize
 from ppl.training import minimize as minimize
 from ppl.transforms import Exact as Exact

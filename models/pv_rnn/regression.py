@@ -120,15 +120,8 @@ def follow(
         objective = free_energy(weights | {"x": shown})
         gradient = ppl.grad(lambda adaptive: objective(_with(params, adaptive), observed, carry.start, window.length))
 
-        def improve(_, loop):
-            adaptive, moments, key = loop
-            key, use = jr.split(key)
-            updates, moments = optimizer.update(-gradient(use, adaptive), moments)
-            return optax.apply_updates(adaptive, updates), moments, key
-
-        adaptive, moments, _ = jax.lax.fori_loop(
-            0, window.iterations, improve, (carry.adaptive, carry.moments, regress_key)
-        )
+        climb = ppl.ascend(gradient, optimizer, window.iterations)
+        adaptive, moments = climb(regress_key, carry.adaptive, carry.moments)
         run = lambda: simulate(guide)(_with(params, adaptive), observed, carry.start, window.length).retval.states
         states = jax.vmap(lambda key: jax.tree.map(lambda leaf: leaf[seen], ppl.seed(run)(key)))
         rollout = lambda key, state: model.simulate(key, params, state, horizon).retval

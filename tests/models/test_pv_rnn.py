@@ -101,11 +101,9 @@ def test_fits_as_lanes_are_those_made_alone():
         start = fits.table(wanted, lambda key: tiny(), Direct(), jr.key(0))
         rows, x = jnp.arange(3), jnp.stack([fit.data for fit in wanted])
         one = lambda params, x: fits.mean_objective(params, rows, x, 0.1, 1)
-        gradient = jax.jit(lambda params: jax.vmap(lambda p, x: ppl.grad(one)(jr.key(1), p, x))(params, x))
+        gradient = lambda _, params: jax.vmap(lambda p, x: ppl.grad(one)(jr.key(1), p, x))(params, x)
         params, state = start, optimizer.init(start)
-        for _ in range(3):
-            updates, state = optimizer.update(jax.tree.map(jnp.negative, gradient(params)), state)
-            params = optax.apply_updates(params, updates)
+        params, _ = jax.jit(ppl.ascend(gradient, optimizer, steps=3))(jr.key(1), params, state)
         return [fits.lane(params, lane).adaptive for lane in lanes]
 
     both = vectors([first, second], [0, 1])
