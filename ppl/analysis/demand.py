@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ppl import jaxprs
-from ppl.analysis.dependence import Flow, Location
-from ppl.analysis.plan import Plan, num_values
+from ppl.analysis.dependence import NONE, Flow, Location
+from ppl.analysis.plan import Plan, follows, num_values
 from ppl.analysis.terms import Terms
 from ppl.primitives import choice_p, density_p
 
@@ -104,7 +104,7 @@ class Demand:
         self.calls: dict[int, Demand] = {}
         for index, eqn in enumerate(body.eqns):
             for var, found in zip(eqn.outvars, self._forwards(index, eqn), strict=False):
-                if found is not None:
+                if found is not None and all(self._in_step(var, site) for site in found.sites):
                     self.known[var] = found
 
     def find(self, results: Sequence[States]) -> Demand:
@@ -118,12 +118,19 @@ class Demand:
                 if whole is None:
                     continue
                 asked = self._of_operands(index, eqn, whole)
+                asked = [self._lane_by_lane(var, states) for var, states in zip(eqn.invars, asked, strict=True)]
                 for var, states in zip(eqn.invars, asked, strict=True):
                     if states is not None:
                         self._use(var, states)
                 if any(asked):  # Of an operand that counts nowhere any value will do.
                     self.asked[index] = [whole if states is None else states for states in asked]
         return self
+
+    def _in_step(self, var, site: Location) -> bool:
+        """Tell whether lanes that a cost mixes are still apart: else no lane's value says what that of others is."""
+        if site not in self.plan.in_step or isinstance(var, jaxprs.Literal):
+            return True
+        return follows(self.plan, self.flow.deps.get(var, NONE), site)
 
     # Predicates.
     def _read(self, var) -> Known | None:
@@ -168,7 +175,7 @@ class Demand:
 
     def _choice(self, here: Location, eqn) -> Known | None:
         plan = self.plan
-        if plan.modes.get(here) != "enumerate" or plan.joint[here]:
+        if plan.modes.get(here) != "enumerate" or (plan.joint[here] and here not in plan.in_step):
             return None
         values = eqn.params["spec"].first_value() + np.arange(num_values(plan.places[here]))
         if len(values) > LARGEST:
@@ -196,6 +203,10 @@ class Demand:
             return {}
         used = [set(self.uses[var].items()) for var in eqn.outvars if var in self.uses]
         return dict(set.intersection(*used)) if used else None
+
+    def _lane_by_lane(self, var, states: States | None) -> States | None:
+        """Ask at all joint values for what has mixed the lanes of a choice."""
+        return None if states is None else {at: state for at, state in states.items() if self._in_step(var, at)}
 
     def _of_operands(self, index: int, eqn, whole: States) -> list[States | None]:
         """Say where operands count in an equation whose results are asked for at some states; None: nowhere."""

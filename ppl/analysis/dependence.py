@@ -56,6 +56,17 @@ class Past:
 
 
 @dataclasses.dataclass(frozen=True)
+class Together:
+    """All joint values of the lanes that some cost mixes of an enumerated choice: an axis, where its site is in step.
+
+    Attributes:
+        location: The site.
+    """
+
+    location: Location
+
+
+@dataclasses.dataclass(frozen=True)
 class Slice:
     """A dependency of a scan's step on those lanes of an outer choice that a scanned input hands to it.
 
@@ -87,7 +98,7 @@ def root(key: Key) -> Location | Past:
 def location_of(key: Key) -> Location:
     """Return the site that a dependency is on."""
     found = root(key)
-    return found.location if isinstance(found, Past) else found
+    return found.location if isinstance(found, Past | Together) else found
 
 
 def in_order(keys) -> list:

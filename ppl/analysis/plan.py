@@ -30,7 +30,7 @@ from ppl.analysis.positions import SAME, Window
 from ppl.analysis.smoothness import Smoothness, smoothness
 from ppl.analysis.terms import Terms, find_terms
 from ppl.interpreter import Interpreter, Place
-from ppl.primitives import lane_shapes
+from ppl.primitives import call_p, lane_shapes
 
 MAX_STATES = 2**16
 """Largest number of joint states over which one cost term is summed."""
@@ -52,6 +52,7 @@ class Plan:
         needed: Dependencies whose scores or weights are used, with the body in which they are.
         joint: For each enumerated site, the axes over whose elements it is summed jointly; its other axes are summed
             lane by lane.
+        in_step: Those of them whose joint lanes are in step for as long as nothing mixes them.
         chains: Scans whose enumerated choices are summed by passing messages.
         kept: Choices whose strategies look at costs: direct ones, and those with a baseline.
         mixed: For each of them, the axes (steps, lanes, batch) along which some term mixes elements.
@@ -66,6 +67,7 @@ class Plan:
     terms: Terms
     needed: frozenset[tuple[Location, Key]]
     joint: Mapping[Location, tuple[int, ...]]
+    in_step: frozenset[Location]
     chains: Mapping[Location, Chain]
     kept: tuple[Location, ...]
     mixed: Mapping[Location, tuple[int, ...]]
@@ -159,6 +161,7 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
     }
     kept = tuple(site for site, mode in modes.items() if _looks_at_costs(places[site].eqn.params["strategy"]))
     mixed = {site: _mixed_axes(site, places[site], charges) for site in kept}
+    in_step = frozenset() if kept else _in_step(joint, places, body, flow)
     chains = {}
     if "enumerate" in modes.values():
         values = Dependence(modes, values=True).flow(body, [NONE] * len(body.invars))
@@ -166,7 +169,7 @@ def make_plan(body: jaxprs.Body, places: Mapping[Location, Place], aux: Sequence
         readers = {site: deps for site, deps in flow.sites.items() if modes[site] == "enumerate"}
         apart = functools.partial(_steps_apart, places, _charges(terms, values, aux), readers)
         chains = find_chains(Scene(modes, places, apart), body, flow, values, terms)
-    return Plan(body, places, modes, flow, terms, frozenset(needed), joint, chains, kept, mixed, tuple(aux))
+    return Plan(body, places, modes, flow, terms, frozenset(needed), joint, in_step, chains, kept, mixed, tuple(aux))
 
 
 def _charges(terms: Terms, flow: Flow, aux: Sequence[bool]) -> list[tuple[Location, Deps]]:
@@ -201,6 +204,31 @@ def _joint_lanes(site: Location, place: Place, charges) -> tuple[int, ...]:
     """Return the axes of lanes and batch of a site along which some term mixes elements."""
     steps = len(place.scans)
     return tuple(axis - steps for axis in _mixed_axes(site, place, charges) if axis >= steps)
+
+
+def _in_step(joint, places, body: jaxprs.Body, flow: Flow) -> frozenset[Location]:
+    """Find the choices whose lanes a cost mixes, and which no loop, branch or checkpoint has to know."""
+    found = {site for site, axes in joint.items() if axes and not places[site].scans}
+    return frozenset(found - set(_entered(body, flow))) if found else frozenset()
+
+
+def _entered(body: jaxprs.Body, flow: Flow, within: bool = False) -> Iterator[Location]:
+    """List the choices that bodies other than those of calls depend on, or make."""
+    if within:
+        yield from (location_of(key) for deps in flow.deps.values() for key in deps)
+    for (index, number), inner in flow.inner.items():
+        eqn = body.eqns[index]
+        entered = within or eqn.primitive not in (jaxprs.jit_p, call_p)
+        yield from _entered(jaxprs.read_body(eqn, number), inner, entered)
+
+
+def follows(plan: Plan, deps: Deps, site: Location) -> bool:
+    """Tell whether each element of a value looks at its own lane alone, of the lanes of a choice that a cost mixes."""
+    position = deps.get(site)
+    if position is None:
+        return True
+    lanes = [position[axis] for axis in plan.joint[site]]
+    return all(relation is not None and relation[0] is not None and relation[1] == SAME for relation in lanes)
 
 
 def _steps_apart(places, charges, readers: Mapping[Location, Deps], site: Location, scan: Location) -> bool:

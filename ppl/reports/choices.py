@@ -145,6 +145,7 @@ def _enumerated(plan: Plan, place: Place, written_out: Sequence[Location]) -> tu
     values, states = num_values(place), num_states(plan, site)
     joint = math.prod(site_shape(place.eqn)[axis] for axis in plan.joint[site])
     text = f"summed over {values} values" if joint == 1 else f"summed jointly over {_power(values, joint)} states"
+    text += ", its lanes one by one until they are mixed" * (site in plan.in_step)
     if joint == 1 and math.prod(site_shape(place.eqn)) > 1:
         text += " lane by lane"
     for scan in written_out:

@@ -40,7 +40,7 @@ def plan_sum(body: jaxprs.Body, places: Mapping[Location, Place]) -> Plan:
     for _, deps in charges:
         _refuse_slices(deps, places)
     joint = {site: _joint_lanes(site, place, charges) for site, place in places.items()}
-    return Plan(body, places, modes, flow, terms, frozenset(), joint, {}, (), {}, ())
+    return Plan(body, places, modes, flow, terms, frozenset(), joint, frozenset(), {}, (), {}, ())
 
 
 def _charges(body: jaxprs.Body, flow: Flow, location: Location) -> Iterator[tuple[Location, Deps]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from jax import lax
 from ppl import jaxprs
 from ppl._errors import StrategyError, UnsoundGradientError
 from ppl.analysis.demand import Demand, demand
-from ppl.analysis.dependence import Deps, Flow, Location, in_order, is_inside, location_of
-from ppl.analysis.plan import MAX_STATES, Plan, num_values
+from ppl.analysis.dependence import NONE, Deps, Flow, Location, Together, in_order, is_inside, location_of
+from ppl.analysis.plan import MAX_STATES, Plan, follows, num_values
 from ppl.analysis.plan import num_states as states_of
 from ppl.analysis.terms import Terms
 from ppl.batching import guard_branch
@@ -42,6 +42,7 @@ from ppl.transforms.classes import at, by_choice, evaluate_by_class
 from ppl.transforms.elimination import Factor, eliminate, multiply
 from ppl.transforms.folding import fold, read_rows, spread
 from ppl.transforms.guards import forbid_tangents
+from ppl.transforms.lanes import all_joint, axes_in_step, close, mixed_among, spread_over
 from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
 from ppl.transforms.tables import LogMasses, evaluate_all, evaluate_uniform
@@ -158,10 +159,27 @@ class Evaluator:
                 if asked is not None:
                     states = asked.states(index, eqn)
                     vals = [at(at_states(val, each), each) for val, each in zip(vals, states, strict=True)]
-                    outs = self._by_class(index, eqn, flow, terms, vals, asked)
+                    vals, mixes = self._lanes(index, eqn, flow, vals)
+                    outs = None if mixes else self._by_class(index, eqn, flow, terms, vals, asked)
                     vals = vals if outs is not None else [by_choice(val) for val in vals]
                 outs = self._equation(index, eqn, flow, terms, vals) if outs is None else outs
                 env.update(zip(eqn.outvars, outs, strict=True))
+
+    def _lanes(self, index, eqn, flow: Flow, vals) -> tuple[list[Val], bool]:
+        """Give an equation that mixes lanes all their joint values; say whether it is a call inside of which that is.
+
+        Lanes that are mixed in one of its operands are mixed in all.
+        """
+        apart = axes_in_step(self.plan, vals)
+        if not apart:
+            return vals, False
+        mixed = apart & mixed_among(vals)
+        for var in eqn.outvars:
+            mixed |= {site for site in apart if not follows(self.plan, flow.deps.get(var, NONE), site)}
+        if mixed and (index, 0) in flow.inner:
+            return vals, True
+        deps = [flow.of(var) for var in eqn.invars]
+        return [all_joint(self.plan, val, mixed, at) for val, at in zip(vals, deps, strict=True)], False
 
     def results(self, body: jaxprs.Body, terms: Terms, env: dict[Any, Val]) -> list[Val]:
         """Return what is needed of a body's results."""
@@ -247,14 +265,18 @@ class Evaluator:
         """Charge a term, lane by lane, with the scores it depends on, and sum it over its enumerated choices."""
         modes, deps = self.plan.modes, flow.deps[var]
         keys = [key for key in in_order(deps) if modes[location_of(key)] != "enumerate" and key in self.scores]
-        term = val
+        scores = [self.scores[key] for key in keys]
+        together = close(self.plan, mixed_among([val, *scores]), self.weights)
+        term = all_joint(self.plan, val, together, deps)
+        if together:
+            scores = [spread_over(score, together, self.plan, key) for key, score in zip(keys, scores, strict=True)]
         if keys:
 
             def charge(term, *scores):
                 spread = [aligned(s, deps[key], term.shape) for key, s in zip(keys, scores, strict=True)]
                 return term * magic(functools.reduce(jnp.add, spread))
 
-            term = Val(*under(charge, [val, *(self.scores[key] for key in keys)]))
+            term = Val(*under(charge, [term, *scores]))
         total = self.averaged(term, deps, flow.values.deps[var] if term.axes else deps)
         return dataclasses.replace(val, surrogate=total.astype(jnp.result_type(val.raw)))
 
@@ -267,7 +289,9 @@ class Evaluator:
             pair = weigh_last(term, self.weights[keys[0]], deps[keys[0]])
             if pair is not None:
                 return weigh(pair[0], term.axes, [Factor(None, Val(pair[1], term.axes))], at=-1)
-        factors = self.factors(deps, term.raw.shape[len(term.axes) :], values)
+        together = close(self.plan, mixed_among([term]), self.weights)
+        term = all_joint(self.plan, term, together, deps)
+        factors = self.factors(deps, term.raw.shape[len(term.axes) :], values, together)
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
         self.num_states(term.axes)
         return weigh(term.raw, term.axes, factors)
@@ -278,8 +302,13 @@ class Evaluator:
         self.num_states(axes)
         return expand(multiply(factors), axes, self.sizes)
 
-    def factors(self, deps: Deps, shape: tuple[int, ...], values: Deps | None = None) -> list[Factor]:
-        """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value."""
+    def factors(
+        self, deps: Deps, shape: tuple[int, ...], values: Deps | None = None, together: Collection = ()
+    ) -> list[Factor]:
+        """List the probabilities of the enumerated choices among dependencies, spread over the lanes of a value.
+
+        Those of the choices in `together` are of all joint values of their lanes.
+        """
         positions = {key: deps[key] for key in in_order(key for key in deps if key in self.weights)}
         leaving = [key for key in positions if self.plan.leaves(key, self.location)]
         for key in leaving:  # Each step has its own probability, whatever its parameters depended on.
@@ -287,9 +316,32 @@ class Evaluator:
         factors = []
         for key, position in positions.items():
             if position is not None:
-                spread, axes = under(lambda w, at=position: aligned(w, at, shape), [self.weights[key]])
-                factors.append(Factor((key, position, len(shape)), Val(spread, axes)))
+                weight = self._weight(key, together)
+                spread, axes = under(lambda w, at=position: aligned(w, at, shape), [weight])
+                factors.append(Factor((key, weight.axes, position, len(shape)), Val(spread, axes)))
         return factors
+
+    def _weight(self, key: Any, together: Collection) -> Val:
+        """Return the probabilities of a choice; of all joint values of its lanes, if those are asked for."""
+        if Together(key) in self.weights and key in together:
+            return self.weights[Together(key)]
+        weight = spread_over(self.weights[key], together, self.plan, key) if together else self.weights[key]
+        if key in together:
+            weight = self.weights[Together(key)] = self._jointly(key, weight)
+        return weight
+
+    def _jointly(self, here: Location, weight: Val) -> Val:
+        """Return the probabilities of the joint values of a choice's lanes, in step so far."""
+        at, lead = weight.axes.index(here), len(weight.axes)
+        place, joint = self.plan.places[here], self.plan.joint[here]
+        axes = tuple(in_order({*weight.axes, Together(here)} - {here}))
+        probs = jnp.moveaxis(weight.raw, at, 0)
+        shape = probs.shape[lead:]
+        values = joint_values(num_values(place), math.prod(shape[axis] for axis in joint))
+        product = self._joint_weight(probs, values, [lead + axis for axis in joint])
+        own = [1 if axis in joint else size for axis, size in enumerate(shape)]
+        product = product.reshape((len(values), *probs.shape[1:lead], *own))
+        return Val(jnp.moveaxis(product, 0, axes.index(Together(here))), axes)
 
     def num_states(self, axes) -> float:
         """Return the number of joint values of some enumerated choices; refuse too many."""
@@ -447,6 +499,9 @@ class Evaluator:
                 expected=f"at most {MAX_STATES}, over all lanes and batch elements that one cost mixes",
                 remedy="use `reinforce()` for this choice, or write the cost as a sum over its elements",
             )
+        if here in self.plan.in_step:
+            self.sizes[Together(here)] = states
+            joint, states = (), num_values(place)
         lead, shape = sorted_out.shape[: len(axes)], sorted_out.shape[len(axes) :]
         together = tuple(shape[axis] for axis in joint)
         values = joint_values(num_values(place), int(np.prod(together, dtype=int)))
