@@ -52,6 +52,7 @@ LATE = {
     "selected, then mixed, then selected": lambda x, p: jnp.sum(
         jnp.where(x == 1, jnp.max(jnp.where(x == 1, jnp.sin(p), x - p)), jnp.cos(p))
     ),
+    "added up and mixed": lambda x, p: (lambda total: total + total**2)(jnp.sum(jnp.sin(x * p))),
     "reshaped": lambda x, p: jnp.sum(jnp.sin(x.reshape(1, -1, 1) * p) ** 2) * jnp.sum(x),
     "under jit": lambda x, p: jax.jit(lambda x: jnp.log(jnp.sum(jnp.exp(jnp.sin(x * p)))))(x),
     "mixed in jit, used outside": lambda x, p: jnp.sum(jax.jit(lambda x: (x * p, jnp.sum(x)))(x)[0]) * jnp.sum(x),

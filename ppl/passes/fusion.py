@@ -137,7 +137,12 @@ class _Fused:
             return (state, other), (made, other_made)
 
         (state, other), (made, other_made) = lax.scan(
-            step, (init, other_init), (xs, other_xs), ahead.length, reverse=ahead.reverse
+            step,
+            (init, other_init),
+            (xs, other_xs),
+            ahead.length,
+            reverse=ahead.reverse,
+            unroll=max(ahead.unroll, behind.unroll),
         )
         env.update(zip([*one.outvars, *two.outvars], [*state, *made, *other, *other_made], strict=True))
 

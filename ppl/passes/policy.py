@@ -19,6 +19,12 @@ STEP_ELEMENTS = 2**14
 TOTAL_ELEMENTS = 2**25
 """Largest array over all steps."""
 
+SHORT_LOOP = 4
+"""Most steps of a loop that is written out: each is then fused with what comes before and after it."""
+
+WRITTEN_OUT = 4_000
+"""Most equations, over all steps, of a loop that is written out, lest compiling takes its time."""
+
 _CHEAP = {
     *("add", "sub", "mul", "div", "neg", "max", "min", "select_n", "and", "or", "not", "eq", "ne", "lt", "le", "gt"),
     *("ge", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy", "copy_p"),
@@ -41,6 +47,18 @@ def _in_body(body: jaxprs.Body, what: str, test) -> bool:
     if what not in known:
         known[what] = any(_anywhere(eqn, what, test) for eqn in body.eqns)
     return known[what]
+
+
+def steps_in_a_row(view: jaxprs.Scan) -> int:
+    """Return how many steps of a loop are written out in one turn: all of a short one, else what its author said."""
+    if 0 < view.length <= SHORT_LOOP and view.length * num_equations(view.body) <= WRITTEN_OUT:
+        return view.length
+    return view.unroll
+
+
+def num_equations(body: jaxprs.Body) -> int:
+    """Count the equations of a body, those of bodies inside included."""
+    return sum(1 + sum(map(num_equations, jaxprs.inner_bodies(eqn))) for eqn in body.eqns)
 
 
 def speaks(eqn) -> bool:

@@ -17,6 +17,7 @@ from ppl.analysis.plan import num_states
 from ppl.analysis.positions import SAME
 from ppl.analysis.terms import Terms
 from ppl.operands import choice_at
+from ppl.passes.policy import steps_in_a_row
 from ppl.transforms.axes import Axes, Table, Val, expand, windowed
 from ppl.transforms.elimination import eliminate, multiply
 from ppl.transforms.evaluate import Evaluator
@@ -63,7 +64,7 @@ class ScanEvaluator:
         step = functools.partial(self._step, consts, [x.axes for x in xs])
         self.known = set(outer.records)  # JAX may trace the body twice.
         final, (ys, scores, operands, leaving, extra) = lax.scan(
-            step, first, (leading, extra), view.length, reverse=view.reverse, unroll=view.unroll
+            step, first, (leading, extra), view.length, reverse=view.reverse, unroll=steps_in_a_row(view)
         )
         y_axes, emitted = self.layout[-1]
         inside = [site for site in outer.records if site not in self.known]

@@ -72,7 +72,7 @@ def _joint(plan: Plan, val: Val, site: Location, position: Position) -> Val:
     others = tuple(axis for axis in val.axes if axis != site)
     moved = [axis for axis in axes if axis != Together(site)]
     raw = jnp.transpose(raw, [0, *(1 + others.index(axis) for axis in moved), *range(lead, raw.ndim)])
-    return Val(jnp.moveaxis(raw, 0, axes.index(Together(site))), axes)
+    return Val(jnp.moveaxis(raw, 0, axes.index(Together(site))), axes, val.surrogate)
 
 
 def _at_lane(raw, lane: int, lanes: int):
