@@ -24,6 +24,7 @@ from estimators.objectives import iwelbo as iwelbo
 from estimators.objectives import iwhvi as iwhvi
 from estimators.objectives import kernel_stein as kernel_stein
 from estimators.objectives import renyi as renyi
+from estimators.objectives import reweighted_wake_sleep as reweighted_wake_sleep
 from estimators.objectives import score_matching as score_matching
 from estimators.objectives import sleep_q as sleep_q
 from estimators.objectives import smc_elbo as smc_elbo

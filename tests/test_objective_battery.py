@@ -23,6 +23,7 @@ OBJECTIVES = {
     "forward_kl": lambda m, g: es.forward_kl(m, g, 3),
     "wake_p": lambda m, g: es.wake_p(m, g, 3),
     "wake_q": lambda m, g: es.wake_q(m, g, 3),
+    "reweighted_wake_sleep": lambda m, g: es.reweighted_wake_sleep(m, g, 3),
     "sleep_q": es.sleep_q,
     "tempered_elbo": lambda m, g: es.tempered_elbo(m, g, 0.5),
     "thermodynamic": lambda m, g: es.thermodynamic(m, g, 3),

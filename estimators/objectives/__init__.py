@@ -22,6 +22,7 @@ from estimators.objectives.sticking_the_landing import sticking_the_landing as s
 from estimators.objectives.tempered_elbo import tempered_elbo as tempered_elbo
 from estimators.objectives.thermodynamic import thermodynamic as thermodynamic
 from estimators.objectives.vimco import vimco as vimco
+from estimators.objectives.wake_sleep import reweighted_wake_sleep as reweighted_wake_sleep
 from estimators.objectives.wake_sleep import sleep_q as sleep_q
 from estimators.objectives.wake_sleep import wake_p as wake_p
 from estimators.objectives.wake_sleep import wake_q as wake_q

@@ -1,4 +1,4 @@
-"""Reweighted wake-sleep: one objective for the model, two for the guide."""
+"""Reweighted wake-sleep: one objective for the model, two for the guide, and one for both at once."""
 
 from __future__ import annotations
 
@@ -94,6 +94,47 @@ def wake_q(model: GenerativeFunction, guide: GenerativeFunction, particles: int)
     def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         choices, _, log_weights = weighted_particles(model, guide, particles, params, observed, *inputs)
         return jnp.sum(jax.nn.softmax(log_weights) * guide_densities(guide, choices, params, observed, *inputs))
+
+    return objective
+
+
+@boundary
+def reweighted_wake_sleep(
+    model: GenerativeFunction, guide: GenerativeFunction, particles: int
+) -> Callable[..., jax.Array]:
+    """Make both wake phases by the same particles: sum_i v_i (log p(x, z_i) + log q(z_i)) (Bornschein and Bengio 2015).
+
+    The gradient is that of `wake_p` plus that of `wake_q`, with half of their draws: parameters of the model learn from
+    the first, those of the guide from the second, and those of both from their sum. Biased by design, by O(1/K), as
+    these are. Costs K runs and K densities of the guide; any strategies in the guide, as none is used.
+
+    Args:
+        model: Called as `model(params, *inputs)`.
+        guide: Called as `guide(params, observed, *inputs)`.
+        particles: Number K of independent draws from the guide, at least 1.
+
+    Returns:
+        A stochastic function of `(params, observed, *inputs)` that returns a scalar, to be maximised.
+
+    Raises:
+        PPLError: `particles` is not a positive int.
+        AddressError: The guide's and the observed choices together are not the model's.
+
+    Example:
+        >>> import jax, ppl
+        >>> from estimators import reweighted_wake_sleep
+        >>> model = ppl.gen(lambda params: ppl.normal(ppl.normal(params[0], 1.0) @ "z", 1.0) @ "x")
+        >>> guide = ppl.gen(lambda params, observed: ppl.normal(params[1], 1.0) @ "z")
+        >>> both = reweighted_wake_sleep(model, guide, particles=5)
+        >>> [part.shape for part in ppl.grad(both)(jax.random.key(0), (0.0, 1.0), {"x": 2.0})]
+        [(), ()]
+    """
+    require_bound("reweighted_wake_sleep", model, guide, particles)
+
+    def objective(params: Any, observed: Any, *inputs: Any) -> jax.Array:
+        choices, log_joints, log_weights = weighted_particles(model, guide, particles, params, observed, *inputs)
+        log_guides = guide_densities(guide, choices, params, observed, *inputs)
+        return jnp.sum(jax.nn.softmax(log_weights) * (log_joints + log_guides))
 
     return objective
 

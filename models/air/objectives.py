@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import ppl
-from estimators import constant, elbo, enum, iwelbo, leave_one_out_lanes, mvd, reinforce, wake_p, wake_q
+from estimators import constant, elbo, enum, iwelbo, leave_one_out_lanes, mvd, reinforce, reweighted_wake_sleep
 from models.air.scenes import guide, model
 
 STRATEGIES = {
@@ -28,13 +28,11 @@ HYBRIDS = {
 PARTICLES = 2
 
 
-def wake(model: ppl.GenerativeFunction, guide: ppl.GenerativeFunction) -> Callable:
-    """Return reweighted wake-sleep (Bornschein and Bengio 2015): the wake phases of model and guide, added up."""
-    of_model, of_guide = wake_p(model, guide, PARTICLES), wake_q(model, guide, PARTICLES)
-    return lambda *args: of_model(*args) + of_guide(*args)
-
-
-BOUNDS = {"elbo": elbo, "iwelbo": partial(iwelbo, particles=PARTICLES), "rws": wake}
+BOUNDS = {
+    "elbo": elbo,
+    "iwelbo": partial(iwelbo, particles=PARTICLES),
+    "rws": partial(reweighted_wake_sleep, particles=PARTICLES),
+}
 
 
 def objective_of(name: str, most: int) -> Callable:

@@ -316,6 +316,27 @@ def test_wake_q(strategy, particles, gradient):
         close(exact(es.forward_kl(*two_point(strategy), particles)).gradient, gradient)
 
 
+@every
+@pytest.mark.parametrize("particles", [1, 3])
+def test_reweighted_wake_sleep_is_both_phases(strategy, particles):
+    """Exactly, in parameters of the model, of the guide and of both: its mean gradient is the sum of theirs."""
+
+    @ppl.gen
+    def model(params):
+        z = ppl.bernoulli(params["both"]) @ "z"
+        ppl.bernoulli(jnp.where(z == 1, params["model"], 0.1)) @ "x"
+
+    @ppl.gen
+    def guide(params, observed):
+        ppl.bernoulli(params["both"] * params["guide"], grad=strategy()) @ "z"
+
+    params = {"both": 0.6, "model": 0.8, "guide": 0.7}
+    gradient = lambda make: ppl.exact_gradient(make(model, guide, particles))(params, {"x": 1}).gradient
+    together, of_model, of_guide = map(gradient, (es.reweighted_wake_sleep, es.wake_p, es.wake_q))
+    for name in params:
+        close(together[name], of_model[name] + of_guide[name])
+
+
 def test_wake_q_of_twenty_particles():
     """2**20 outcomes: by the law of counts, which gives the objective's own mean at K = 5."""
 
