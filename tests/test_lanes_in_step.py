@@ -110,6 +110,29 @@ def test_chains_of_choices_within_lanes(name):
     np.testing.assert_allclose(gradient, derivative, rtol=1e-9)
 
 
+@pytest.mark.x64
+def test_a_choice_whose_parameters_mix_lanes():
+    """Its probability has all joint values of the lanes, whatever else its costs look at."""
+
+    def ours(p):
+        first = lanes(p)
+        last = bernoulli(jax.nn.sigmoid(jnp.sum(first) * p - 1.0), grad=enum()).sample()
+        both = lanes(jnp.where(last == 1, p, 0.3), 2)
+        return jnp.exp(last * p) + jnp.prod(1.0 + both) * last + jnp.sum(first)
+
+    def expected(p):
+        def weighted(joint):
+            first, last, both = joint[:K], joint[K], joint[K + 1 :]
+            chance = jax.nn.sigmoid(jnp.sum(first) * p - 1.0)
+            weight = likely(first, p) * likely(last, chance) * likely(both, jnp.where(last == 1, p, 0.3))
+            return weight * (jnp.exp(last * p) + jnp.prod(1.0 + both) * last + jnp.sum(first))
+
+        return jnp.sum(jax.vmap(weighted)(jnp.array(list(itertools.product([0, 1], repeat=K + 3)))))
+
+    found, wanted = ppl.value_and_grad(ours)(jr.key(0), 0.4), jax.value_and_grad(expected)(0.4)
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
 # --- Particles ---------------------------------------------------------------------------------------------------
 
 

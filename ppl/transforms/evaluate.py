@@ -20,7 +20,7 @@ from jax import lax
 from ppl import jaxprs
 from ppl._errors import StrategyError, UnsoundGradientError
 from ppl.analysis.demand import Demand, demand
-from ppl.analysis.dependence import NONE, Deps, Flow, Location, Together, in_order, is_inside, location_of
+from ppl.analysis.dependence import NONE, Deps, Flow, Location, Together, in_order, is_inside, location_of, root
 from ppl.analysis.plan import MAX_STATES, Plan, follows, num_values
 from ppl.analysis.plan import num_states as states_of
 from ppl.analysis.terms import Terms
@@ -38,11 +38,11 @@ from ppl.operands import (
 )
 from ppl.primitives import Lane, call_p, choice_p, density_p, draw, evaluate_density, view
 from ppl.transforms.axes import Axes, Table, Val, aligned, at_states, expand, under, union
-from ppl.transforms.classes import at, by_choice, evaluate_by_class
+from ppl.transforms.classes import at, by_choice, classes_of, evaluate_by_class
 from ppl.transforms.elimination import Factor, eliminate, multiply
 from ppl.transforms.folding import fold, read_rows, spread
 from ppl.transforms.guards import forbid_tangents
-from ppl.transforms.lanes import all_joint, axes_in_step, close, mixed_among, spread_over
+from ppl.transforms.lanes import all_joint, axes_in_step, mixed_among, mixed_in, spread_over
 from ppl.transforms.programs import label_of
 from ppl.transforms.seed import dropped_gradient
 from ppl.transforms.tables import LogMasses, evaluate_all, evaluate_uniform
@@ -163,6 +163,8 @@ class Evaluator:
                     outs = None if mixes else self._by_class(index, eqn, flow, terms, vals, asked)
                     vals = vals if outs is not None else [by_choice(val) for val in vals]
                 outs = self._equation(index, eqn, flow, terms, vals) if outs is None else outs
+                if jaxprs.read_function(eqn) is not None:
+                    outs = [_trimmed(val, flow.deps.get(var, NONE)) for var, val in zip(eqn.outvars, outs, strict=True)]
                 env.update(zip(eqn.outvars, outs, strict=True))
 
     def _lanes(self, index, eqn, flow: Flow, vals) -> tuple[list[Val], bool]:
@@ -266,7 +268,7 @@ class Evaluator:
         modes, deps = self.plan.modes, flow.deps[var]
         keys = [key for key in in_order(deps) if modes[location_of(key)] != "enumerate" and key in self.scores]
         scores = [self.scores[key] for key in keys]
-        together = close(self.plan, mixed_among([val, *scores]), self.weights)
+        together = mixed_in(self.plan, [val, *scores], deps, self.weights)
         term = all_joint(self.plan, val, together, deps)
         if together:
             scores = [spread_over(score, together, self.plan, key) for key, score in zip(keys, scores, strict=True)]
@@ -289,7 +291,7 @@ class Evaluator:
             pair = weigh_last(term, self.weights[keys[0]], deps[keys[0]])
             if pair is not None:
                 return weigh(pair[0], term.axes, [Factor(None, Val(pair[1], term.axes))], at=-1)
-        together = close(self.plan, mixed_among([term]), self.weights)
+        together = mixed_in(self.plan, [term], deps, self.weights)
         term = all_joint(self.plan, term, together, deps)
         factors = self.factors(deps, term.raw.shape[len(term.axes) :], values, together)
         factors = eliminate(factors, term.axes, self.num_states, self.messages)
@@ -611,6 +613,15 @@ class Evaluator:
             results.append(child.run(body, flows[number], needs[number], guarded))
         select = lambda i, *cases: lax.select_n(jnp.broadcast_to(i, jnp.shape(cases[0])), *cases)
         return [Val(*under(select, [index, *cases])) for cases in zip(*results, strict=True)]
+
+
+def _trimmed(val: Val, deps: Deps) -> Val:
+    """Forget axes that a result of a function has from operands of other results, or of none."""
+    own = {root(key) for key in deps}
+    classes = classes_of(val)
+    axes = val.axes if classes is None else classes.sites
+    spare = {axis: 0 for axis in axes if (axis.location if isinstance(axis, Together) else axis) not in own}
+    return at(at_states(val, spare), spare) if spare else val
 
 
 def without_value(place: Place) -> StrategyError:

@@ -82,9 +82,21 @@ def _at_lane(raw, lane: int, lanes: int):
     return jnp.broadcast_to(own, (count,) * lanes + rest)
 
 
-def close(plan: Plan, sites: Iterable[Location], weights: Mapping[Any, Val]) -> set[Location]:
-    """Add the choices in step that the parameters of some choices depend on: joint values need joint values."""
-    found, left = set(), list(sites)
+def mixed_in(plan: Plan, vals: Sequence[Val], deps: Deps, weights: Mapping[Any, Val]) -> set[Location]:
+    """Return the choices of whose lanes a term needs all joint values.
+
+    They are those that it has itself, those that the probability of a choice that it depends on has, and those in step
+    that the parameters of any of these depend on: the probability of joint values needs joint values.
+
+    Args:
+        plan: The plan.
+        vals: The term and what it is multiplied with.
+        deps: Its dependencies.
+        weights: Probabilities of enumerated choices.
+    """
+    if not plan.in_step:
+        return set()
+    found, left = set(), list(mixed_among([*vals, *(weights[key] for key in deps if key in weights)]))
     while left:
         site = left.pop()
         if site not in found:
