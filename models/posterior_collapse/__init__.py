@@ -1,0 +1,1 @@
+"""When do latents of an auto-encoder say nothing?"""
