@@ -186,7 +186,7 @@ def linear_hierarchy(
         >>> from estimators.diagnostics import linear_hierarchy
         >>> found = linear_hierarchy(np.array([9.0, 0.25]), 2, fixed=0.5)
         >>> [level.round(3).tolist() for level in found.information]
-        [[1.099, 0.0], [0.496, 0.0]]
+        [[1.099, 0.0], [0.34, 0.0]]
     """
     moments = require_moments(moments)
     require_scales(fixed=fixed, noise=noise, prior=prior)

@@ -23,8 +23,8 @@ def fixed_variance_optimum(
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Return singular values of decoder and encoder of a VAE whose guide's scales are not learned.
 
-    With k = sqrt(beta) noise / prior, the largest theta meets the smallest sigma: omega^2 = k (theta - k sigma) / sigma,
-    lambda^2 = sigma (theta - k sigma) / k, both 0 where theta <= k sigma. At theta = 0 all are 0.
+    With k = sqrt(beta) noise / prior, the largest theta meets the smallest sigma: then the squares are
+    k (theta - k sigma) / sigma and sigma (theta - k sigma) / k, both 0 where theta <= k sigma.
 
     Raises:
         ValueError: A scale is not positive, beta is negative, or a theta is.
@@ -40,7 +40,7 @@ def fixed_variance_optimum(
 
 
 def rate(theta2: Float[np.ndarray, " k"], beta: float, noise: float) -> float:
-    """Return the nats of an optimal linear VAE: reverse water-filling, sum of max(0, log(theta^2/(beta noise^2)) / 2)."""
+    """Return the nats of an optimal VAE by reverse water-filling: sum of max(0, log(theta^2 / (beta noise^2)) / 2)."""
     require_scales(noise=noise, beta=beta)
     return float(np.sum(np.maximum(0.0, 0.5 * np.log(np.maximum(theta2, 1e-300) / (beta * noise**2)))))
 

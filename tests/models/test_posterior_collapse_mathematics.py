@@ -30,13 +30,9 @@ def minimum(loss, shapes, restarts=4, seed=0):
 
     both = jax.jit(jax.value_and_grad(lambda x: loss(of_vector(x))))
     numbers = lambda x: tuple(np.asarray(part, np.float64) for part in both(x))
-    rng = np.random.default_rng(seed)
-    runs = [
-        minimize(
-            numbers, rng.normal(size=sum(sizes)), jac=True, method="BFGS", options={"gtol": 1e-10, "maxiter": 5000}
-        )
-        for _ in range(restarts)
-    ]
+    rng, options = np.random.default_rng(seed), {"gtol": 1e-10, "maxiter": 5000}
+    start = lambda: rng.normal(size=sum(sizes))
+    runs = [minimize(numbers, start(), jac=True, method="BFGS", options=options) for _ in range(restarts)]
     best = min(runs, key=lambda run: run.fun)
     return best.fun, of_vector(best.x)
 
