@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from estimators import elbo
+from estimators.objectives.closed_divergence import closed_divergences
 from models.posterior_collapse.networks import Networks
-from ppl import GenerativeFunction, gen, normal
+from ppl import GenerativeFunction, assess, gen, merge, normal, simulate
 
 Scale = float | Float[Array, ""]
 Pair = tuple[GenerativeFunction, GenerativeFunction]
@@ -81,3 +82,25 @@ def of_rows(objective: Callable, y: Float[Array, "n pixels"], *x: Float[Array, "
 def weighed(pair: Pair, weights: Mapping[str, Any]) -> Callable:
     """Return the ELBO with a weight on log p - log q of some addresses, those of latents; `{"z": beta}` of a VAE."""
     return elbo(*pair, weights=weights)
+
+
+def with_free_bits(pair: Pair, weights: Mapping[str, Any], free: float) -> Callable:
+    """Return an objective of `(params, y, *x)` in which each latent's mean divergence counts from `free` nats on.
+
+    Kingma et al. 2016, equation 15: the mean is over rows, the divergence in closed form.
+    """
+    model, guide = pair
+
+    def of_row(params: Networks, y: Array, *x: Array) -> tuple[Array, dict[str, Array]]:
+        observed = {"y": y}
+        drawn = simulate(guide)(params, observed, *x).choices
+        choices = merge(drawn, observed)
+        nats = closed_divergences(model, guide, drawn, choices, (params, *x), (params, observed, *x))
+        return assess(model, dict.fromkeys(weights, 0.0))(choices, params, *x)[0], nats
+
+    def objective(params: Networks, y: Array, *x: Array) -> Array:
+        likelihood, nats = jax.vmap(partial(of_row, params))(y, *x)
+        paid = [weights[name] * jnp.sum(jnp.maximum(free, jnp.mean(one, 0))) for name, one in nats.items()]
+        return jnp.mean(likelihood) - sum(paid)
+
+    return objective
