@@ -73,7 +73,7 @@ class TestLinear:
         assert 0 < told.error < 0.1
         assert abs(told.nats - exact.rate) < 4.5 * told.error + 0.02  # finitely many data mix to nearly the prior
         np.testing.assert_allclose(found["z"].nats.shape, (400, 3))
-        assert ("at beta = 1 1 more" in str(found)) == (beta == 3.0)
+        assert ("at beta = 1 1 more modes" in str(found)) == (beta == 3.0)
 
     def test_a_fit_that_is_to_blame(self):
         _, params = self.optimum()
@@ -126,13 +126,36 @@ class TestLinear:
         for name, terms, told in zip(("z1", "z2"), exact.terms, exact.information, strict=True):
             latent = found[name]
             assert (np.abs(latent.units - terms) < 4.5 * latent.error + 1e-9).all()
-            assert latent.information.nested == (name == "z2")
+            assert (latent.information.low < latent.information.high) == (name == "z2")
             assert abs(latent.information.nats - told.sum()) < 4.5 * latent.information.error + 0.05
             np.testing.assert_allclose(found.prediction.information[name], told.sum(), atol=1e-9)
             np.testing.assert_allclose(found.prediction.nats[name], terms.sum(), atol=1e-9)
             assert found.prediction.active[name] == (told > 0).sum()
+        if found["z1"].units.min() < 0:
+            assert "nats of z1 are no divergence" in str(found)
         if moments[0] < 1:
             assert found["z2"].units.min() > 0.05 > found["z2"].information.nats
+
+    def test_information_of_a_choice_that_repeats_another(self):
+        """z2 is nearly z1, of which 256 draws come nowhere near: the bounds part, and hold the truth between them."""
+
+        @gen
+        def model(params):
+            z2 = normal(jnp.zeros(6), 1.0) @ "z2"
+            normal((normal(z2, 1.0) @ "z1").sum(), 1.0) @ "y"
+
+        @gen
+        def guide(params, observed):
+            normal(1e-3 * (normal(observed["y"] * jnp.ones(6), 1.0) @ "z1"), 1e-5) @ "z2"
+
+        y = np.random.default_rng(0).normal(size=200)
+        found = collapse_report(model, guide, None, {"y": y}, key=KEY, batched=True, samples=4)
+        one, two = found["z1"].information, found["z2"].information
+        assert two.low <= one.nats + 4.5 * one.error
+        assert two.high >= one.nats - 4.5 * one.error
+        assert two.low >= 0
+        assert two.high <= math.log(two.data) + 1e-9
+        assert "(from" in str(found)
 
     def test_pixels_of_different_noise_and_several_addresses(self):
         """Each observation is divided by its own noise; independent latents are counted together."""

@@ -41,18 +41,22 @@ class Prediction:
     Attributes:
         moments: Second moments of the observations, centred, divided by their noise, and without what the inputs
             explain linearly: a mode is active where its moment exceeds the weight of the divergence.
-        active: Number of active units by address; of several independent addresses under all their names together.
-        nats: Their nats for each datum.
-        information: Nats that they tell of the datum, by address.
-        by_noise: Number of units that the noise alone leaves active, at weight 1; the others, no weight could revive
-            but one below 1. None in hierarchies.
+        active: Number of active modes by address; of several independent addresses under all their names together.
+        modes: Nats that each mode tells of the datum, by address.
+        nats: Nats of an address for each datum, its share of the divergence.
+        by_noise: Number of modes that the noise alone leaves active, at weight 1; None in hierarchies.
     """
 
     moments: np.ndarray
     active: dict[str, int]
+    modes: dict[str, np.ndarray]
     nats: dict[str, float]
-    information: dict[str, float]
     by_noise: int | None
+
+    @property
+    def information(self) -> dict[str, float]:
+        """Return the nats that each address tells of the datum."""
+        return {name: float(modes.sum()) for name, modes in self.modes.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +113,8 @@ def _one_level(facts: Facts, unseen: Sequence[str], moments: np.ndarray, weights
     size, names, weight = sum(facts.sizes[name] for name in unseen), " + ".join(unseen), weights[unseen[0]]
     padded = np.pad(moments, (0, max(0, size - len(moments))))
     found, plain = (linear_optimum(padded, size, beta=w) for w in (weight, 1.0))
-    told = {names: found.rate}  # all of it is information: at the optimum the guides of all data mix to the prior
-    return Prediction(moments, {names: found.active}, {names: found.rate}, told, plain.active)
+    # All nats are information: at the optimum the guides of all data mix to the prior.
+    return Prediction(moments, {names: found.active}, {names: found.kl}, {names: found.rate}, plain.active)
 
 
 def _two_levels(facts, seen, unseen, levels, moments: np.ndarray, weights: dict[str, float]) -> Prediction:
@@ -132,8 +136,8 @@ def _two_levels(facts, seen, unseen, levels, moments: np.ndarray, weights: dict[
     return Prediction(
         moments,
         {name: int(np.sum(nats > 0)) for name, nats in told.items()},
+        told,
         {first: float(found.terms[0].sum()), second: float(found.terms[1].sum())},
-        {name: float(nats.sum()) for name, nats in told.items()},
         None,
     )
 

@@ -85,12 +85,7 @@ class Latent:
         text = f"{self.address}: {count}{share}; {self.rate:.4g} ± {self.rate_error:.2g} nats{exact}"
         if self.made < 1:
             text += f"; made in {self.made:.0%}"
-        if self.information is not None:
-            found = self.information
-            text += (
-                f"; tells {found.nats:.3g} ± {found.error:.2g} of at most {math.log(found.data):.3g} nats of the datum"
-            )
-        return text
+        return text if self.information is None else f"{text}; {self.information}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +135,7 @@ class CollapseReport:
         else:
             told = self.prediction
             for name, count in told.active.items():
-                lines.append(f"  predicted by linear theory for {name}: {count} active, {told.nats[name]:.4g} nats")
+                lines.append(f"  linear theory for {name}: {count} modes active, {told.nats[name]:.4g} nats")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     __repr__ = __str__
@@ -229,7 +224,7 @@ def collapse_report(
     told, notes = _information(guide, args, found, data, information_key) if batched else ({}, [NOT_BATCHED])
     prediction, reason = _predicted(model, guide, args, beta, predict_key, data if batched else 0)
     latents = tuple(_latent(name, one, data, told.get(name), threshold) for name, one in found.items())
-    return CollapseReport(latents, prediction, reason, (*notes, *_compared(latents, prediction, beta)), data, samples)
+    return CollapseReport(latents, prediction, reason, (*notes, *_remarks(latents, prediction)), data, samples)
 
 
 NOT_BATCHED = "the information on data was not estimated: give the programs of one datum, with batched=True"
@@ -312,19 +307,21 @@ def _predicted(model, guide, args: tuple, beta: Any, key: jax.Array, data: int) 
         return None, f"{why}"
 
 
-def _compared(latents: tuple[Latent, ...], prediction: Prediction | None, beta: Any) -> list[str]:
-    """Say who is to blame."""
-    if prediction is None:
-        return []
-    active = {latent.address: int(latent.active.sum()) for latent in latents}
+def _remarks(latents: tuple[Latent, ...], prediction: Prediction | None) -> list[str]:
+    """Say what a number does not mean, and who is to blame."""
     notes = []
-    for names, expected in prediction.active.items():
-        count = sum(active.get(name, 0) for name in names.split(" + "))
-        if prediction.by_noise is None:
-            continue
-        if count < expected:
-            notes.append(f"{expected - count} modes of the data are worth a latent and have none: the fit is to blame")
-        if prediction.by_noise > expected:
-            lost = prediction.by_noise - expected
-            notes.append(f"at beta = 1 {lost} more units would be active: their collapse is beta's, not the noise's")
+    for latent in latents:
+        if not latent.exact and (latent.units < -3 * latent.error).any():
+            what = f"nats of {latent.address} are no divergence, since its prior follows other latents"
+            notes.append(f"{what}: units are not active or collapsed by them, but by what they tell")
+    if prediction is None or prediction.by_noise is None:
+        return notes
+    (names, expected), threshold = next(iter(prediction.active.items())), latents[0].threshold
+    worth = int(np.sum(prediction.modes[names] >= threshold))  # a mode just above the noise has hardly a nat
+    missing = worth - sum(int(latent.active.sum()) for latent in latents)
+    if missing > 0:
+        notes.append(f"{missing} modes of the data are worth a latent and have none: the fit is to blame")
+    if prediction.by_noise > expected:
+        lost = prediction.by_noise - expected
+        notes.append(f"at beta = 1 {lost} more modes would be active: their collapse is beta's, not the noise's")
     return notes
