@@ -19,7 +19,7 @@ class Linear:
         rank: Latents of the program whose noise is learned; 0 for none.
     """
 
-    training: Training = Training(3000)
+    training: Training = Training(6000)
     latents: int = 64
     vae: tuple[Setting, ...] = (Setting(0.2), Setting(0.25), Setting(0.5), Setting(0.25, (4.0,)))
     cvae: tuple[Setting, ...] = (Setting(0.2), Setting(0.25))

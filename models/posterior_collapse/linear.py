@@ -1,7 +1,7 @@
 """Linear programs on real digits, trained by ordinary gradients, beside their optima."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from models.registry import Context
 
 CLEAR = 1.5
 """Modes whose moment is so many times the threshold are compared one by one; nearer ones take too long to settle."""
+NEARLY = 0.05
+"""Singular values below are nearly 0."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Fitted:
         report: Of collapse.
         found: Singular values, by role.
         expected: The same at the optimum.
-        clear: Which modes are far from their thresholds.
+        thresholds: Moments above which a mode is active, by role.
+        moments: Of all modes, falling.
         residual: Mean square of what is not decoded from the mean code, per datum.
         principal: That of as many principal components as there are active latents; of the residual, if conditional.
         metrics: Numbers.
@@ -49,19 +52,36 @@ class Fitted:
     report: CollapseReport
     found: Mapping[str, Float[np.ndarray, " k"]]
     expected: Mapping[str, Float[np.ndarray, " k"]]
-    clear: np.ndarray
+    thresholds: Mapping[str, float]
+    moments: Float[np.ndarray, " modes"]
     residual: float
     principal: float
-    metrics: dict[str, float] = field(default_factory=dict)
+
+    def clear(self, role: str) -> np.ndarray:
+        """Say which modes are clearly active."""
+        return self.moments[: len(self.expected[role])] > CLEAR * self.thresholds[role]
 
     @property
     def error(self) -> float:
-        """Return the largest relative error of a singular value of a clear mode."""
+        """Return the largest relative error of a singular value of a clearly active mode; NaN if there is none."""
         errors = [
-            np.abs(self.found[role][self.clear] / self.expected[role][self.clear] - 1).max(initial=0.0)
+            np.abs(self.found[role][self.clear(role)] / self.expected[role][self.clear(role)] - 1)
             for role in self.expected
         ]
-        return float(max(errors))
+        return float(np.concatenate(errors).max()) if sum(map(len, errors)) else np.nan
+
+    @property
+    def leftover(self) -> float:
+        """Return the largest singular value of a clearly collapsed mode, 0 at the optimum; NaN if there is none."""
+        dead = [
+            self.found[role][CLEAR * self.moments[: len(self.expected[role])] < self.thresholds[role]]
+            for role in self.expected
+        ]
+        return float(np.concatenate(dead).max()) if sum(map(len, dead)) else np.nan
+
+    def count(self, role: str) -> tuple[int, int]:
+        """Return the numbers of singular values that are not nearly 0: found, and expected."""
+        return tuple(int(np.sum(values[role] > NEARLY)) for values in (self.found, self.expected))
 
 
 def run(config: Linear, context: Context) -> list[Fitted]:
@@ -108,21 +128,24 @@ def compare(name: str, task: Task, setting: Setting, params: Networks, key: Key[
         whitened = np.asarray(params.encoder.loc.matrix, np.float64) @ _root(moment)
         found = {"encoder": values(whitened), "top": values(params.top.matrix)}
         expected = {"encoder": np.sort(best.encoder)[::-1], "top": np.sort(best.top)[::-1]}
-        clear = _clear_modes(moments[: task.latents], task.fixed, setting)
+        thresholds = _thresholds(task.fixed, setting)
     else:
         best = linear_optimum(moments, task.latents, beta=setting.weights[0], noise=setting.noise)
         found, expected = {"decoder": values(params.decoder.matrix)}, {"decoder": best.decoder}
-        clear = moments[: task.latents] > CLEAR * setting.weights[0] * setting.noise**2
+        thresholds = {"decoder": setting.weights[0] * setting.noise**2}
     residual, principal = _residuals(task, params, moments, report)
-    return Fitted(name, report, found, expected, clear, residual, principal)
+    return Fitted(name, report, found, expected, thresholds, moments, residual, principal)
 
 
-def _clear_modes(moments: np.ndarray, fixed: float, setting: Setting) -> np.ndarray:
-    """Return the modes of which both levels are far above their thresholds."""
+def _thresholds(fixed: float, setting: Setting) -> dict[str, float]:
+    """Return the moments from which on each level of a hierarchy is active.
+
+    Where the fixed scale is large, z2 models the noise of z1 in modes that are not: it is active in all.
+    """
     (beta1, beta2), noise = setting.weights, setting.noise
-    first = max(beta2 * noise**2, 0.0)
-    second = (beta2 * noise**2 / (beta1**0.5 * fixed)) ** 2
-    return moments > CLEAR * max(first, second)
+    if beta1 * fixed**2 >= beta2 * noise**2:
+        return {"encoder": beta2 * noise**2, "top": 0.0}
+    return {"encoder": beta1 * fixed**2, "top": (beta2 * noise**2) ** 2 / (beta1 * fixed**2)}
 
 
 def _root(moment: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ SCALES = (
     Scale("mnist_mhvae", "mhvae", 10, None, Setting(0.5, (1.0, 1.0))),
     Scale("mnist_mhvae_relu", "mhvae", 16, 256, Setting(0.5, (1.0, 1.0))),
 )
-"""Sizes in section 4 of the notes on the paper, from the authors' code; its hidden layers are one for each path here."""
+"""Sizes of the authors' code (section 4 of our notes); each path of a network has one hidden layer here."""
 
 
 class Step(NamedTuple):
