@@ -32,18 +32,9 @@ def reports(
     files = context.checkpoint / name
     fits = fit(task, settings, training, fit_key, files=files, resume=context.resume)
     inputs = () if task.x is None else (task.x[:LOOKED_AT],)
-    found = [
-        collapse_report(
-            *task.pair(setting.noise),
-            params,
-            {"y": task.y[:LOOKED_AT]},
-            *inputs,
-            key=report_key,
-            batched=True,
-            samples=10,
-        )
-        for setting, params in zip(settings, fits, strict=True)
-    ]
+    data = {"y": task.y[:LOOKED_AT]}
+    look = lambda pair, params: collapse_report(*pair, params, data, *inputs, key=report_key, batched=True, samples=10)
+    found = [look(task.pair(setting.noise), params) for setting, params in zip(settings, fits, strict=True)]
     return found, fits
 
 
@@ -55,16 +46,9 @@ def sweeps(config: Nonlinear, context: Context) -> dict[str, float]:
     noises = [Setting(noise) for noise in config.noises]
     metrics = {}
     found, _ = reports(Task("vae", y=whole, **size), betas + noises, config.training, context, "vae")
-    for setting, report in zip(betas, found, strict=False):
-        metrics |= {
-            f"vae_beta_{setting.weights[0]:g}_nats": report.rate,
-            f"vae_beta_{setting.weights[0]:g}_active": report.active,
-        }
-    for setting, report in zip(noises, found[len(betas) :], strict=True):
-        metrics |= {
-            f"vae_noise_{setting.noise:g}_nats": report.rate,
-            f"vae_noise_{setting.noise:g}_active": report.active,
-        }
+    names = [f"vae_beta_{s.weights[0]:g}" for s in betas] + [f"vae_noise_{s.noise:g}" for s in noises]
+    for name, report in zip(names, found, strict=True):
+        metrics |= {f"{name}_nats": report.rate, f"{name}_active": report.active}
     for name, x in (("alone", None), ("given", quarter.x)):
         task = Task("vae" if x is None else "cvae", y=quarter.y, x=x, **size)
         found, _ = reports(task, betas, config.training, context, f"quarter_{name}")
