@@ -63,6 +63,6 @@ class Config:
 
 
 QUICK = Config(
-    Linear(Training(1500), latents=24, vae=(Setting(0.5), Setting(0.5, (0.25,))), cvae=(), mhvae=(), rank=0),
+    Linear(Training(3000), latents=24, vae=(Setting(0.5), Setting(0.5, (0.25,))), cvae=(), mhvae=(), rank=0),
     nonlinear=None,
 )

@@ -24,11 +24,11 @@ BASELINES = {"plain": {}, "warm_up": {"warm_up": 0.5}, "free_bits": {"free_bits"
 
 
 def reports(
-    task: Task, settings: list[Setting], training: Training, context: Context, name: str
+    task: Task, settings: list[Setting], training: Training, context: Context, name: str, number: int
 ) -> tuple[list[CollapseReport], list[Networks]]:
-    """Fit a program at all settings; report collapse of each."""
+    """Fit a program at all settings; report collapse of each. Fits of one number have the same noise and start."""
     context.announce(f"fit networks: {name}")
-    fit_key, report_key = jr.split(jr.fold_in(context.key, sum(name.encode())))
+    fit_key, report_key = jr.split(jr.fold_in(context.key, 1000 + number))
     files = context.checkpoint / name
     fits = fit(task, settings, training, fit_key, files=files, resume=context.resume)
     inputs = () if task.x is None else (task.x[:LOOKED_AT],)
@@ -45,13 +45,13 @@ def sweeps(config: Nonlinear, context: Context) -> dict[str, float]:
     betas = [Setting(config.noise, (beta,)) for beta in config.betas]
     noises = [Setting(noise) for noise in config.noises]
     metrics = {}
-    found, _ = reports(Task("vae", y=whole, **size), betas + noises, config.training, context, "vae")
+    found, _ = reports(Task("vae", y=whole, **size), betas + noises, config.training, context, "vae", 0)
     names = [f"vae_beta_{s.weights[0]:g}" for s in betas] + [f"vae_noise_{s.noise:g}" for s in noises]
     for name, report in zip(names, found, strict=True):
         metrics |= {f"{name}_nats": report.rate, f"{name}_active": report.active}
     for name, x in (("alone", None), ("given", quarter.x)):
         task = Task("vae" if x is None else "cvae", y=quarter.y, x=x, **size)
-        found, _ = reports(task, betas, config.training, context, f"quarter_{name}")
+        found, _ = reports(task, betas, config.training, context, f"quarter_{name}", 1)
         metrics |= {f"quarter_{name}_beta_{s.weights[0]:g}_nats": r.rate for s, r in zip(betas, found, strict=True)}
     return metrics | hierarchy(config, context, Task("mhvae", y=whole, **size))
 
@@ -61,7 +61,7 @@ def hierarchy(config: Nonlinear, context: Context, task: Task) -> dict[str, floa
     cases = {f"b2_{beta:g}": Setting(config.noise, (1.0, beta)) for beta in config.betas}
     cases |= {f"b1_{beta:g}": Setting(config.noise, (beta, 1.0)) for beta in config.betas}
     cases |= {f"noise_{noise:g}": Setting(noise, (1.0, 1.0)) for noise in config.noises}
-    found, _ = reports(task, list(cases.values()), config.training, context, "mhvae")
+    found, _ = reports(task, list(cases.values()), config.training, context, "mhvae", 2)
     metrics = {}
     for name, report in zip(cases, found, strict=True):
         metrics |= {f"mhvae_{name}_z2_nats": report["z2"].rate, f"mhvae_{name}_z2_told": report["z2"].information.nats}
@@ -75,7 +75,7 @@ def correlations(config: Nonlinear, context: Context, dim: int = 16, n: int = 10
         pair = digits.correlated(n, dim, r)
         task = Task("cvae", config.latents, pair.y, pair.x, config.hidden)
         training = replace(config.training, batch_size=min(n, 128))
-        (report,), _ = reports(task, [Setting(0.5)], training, context, f"correlation_{r:g}")
+        (report,), _ = reports(task, [Setting(0.5)], training, context, f"correlation_{r:g}", 3)
         linear = report.prediction.nats["z"] if report.prediction else np.nan
         metrics |= {f"correlation_{r:g}_nats": report.rate, f"correlation_{r:g}_linear": linear}
     return metrics
@@ -88,7 +88,7 @@ def baselines(config: Nonlinear, context: Context) -> dict[str, float]:
     for name, change in BASELINES.items():
         setting = Setting(config.noise, (0.0 if name == "auto_encoder" else 1.0,))
         training = replace(config.training, **change)
-        (report,), (params,) = reports(task, [setting], training, context, f"baseline_{name}")
+        (report,), (params,) = reports(task, [setting], training, context, f"baseline_{name}", 4)
         metrics |= {
             f"{name}_active": report.active,
             f"{name}_nats": report.rate,

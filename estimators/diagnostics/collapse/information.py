@@ -17,9 +17,9 @@ from ppl.transforms.traits import elements
 from ppl.transforms.views import parents
 
 MOST_DATA = 128
-DRAWS = 4
+DRAWS = 2
 """Of each datum."""
-INNER = 256
+INNER = 128
 """Draws of the choices that a choice depends on in the guide, over which its density is averaged."""
 
 
