@@ -149,27 +149,44 @@ def test_parts_of_a_digit():
     np.testing.assert_array_equal(digits.pairs("half").x[3], whole[3].reshape(8, 8)[:, :4].ravel())
 
 
-def test_run(tmp_path, monkeypatch):
-    """One small run of everything, its report and pictures."""
+def run_small(tmp_path, monkeypatch, small):
+    """Run the quick preset with other settings; return its report."""
     from models.__main__ import main
     from models.registry import Preset
 
-    short = Training(30)
-    small = config.Config(
-        config.Linear(short, 4, vae=(Setting(0.5),), cvae=(Setting(0.5),), mhvae=(Setting(0.5, (1.0, 2.0)),), rank=2),
-        config.Nonlinear(
-            Training(5, 1e-3, 64), latents=2, hidden=4, betas=(0.5, 2.0), noises=(0.5, 1.0), correlations=(0.0, 1.0)
-        ),
-    )
     program = models.posterior_collapse.PROGRAM
     presets = dict(program.presets, quick=Preset(small, "seconds"))
     monkeypatch.setattr(models.posterior_collapse, "PROGRAM", dataclasses.replace(program, presets=presets))
     monkeypatch.setattr(nonlinear, "LOOKED_AT", 20)
     main(["run", "posterior_collapse", "--preset", "quick", "--out", str(tmp_path)])
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert {"learned_noise", "vae_beta_2_nats", "mhvae_b2_2_z2_told", "free_bits_iwelbo"} <= set(report["metrics"])
-    assert len(report["claims"]) > 20
-    for name in ("values", "collapse", "rates", "hierarchy", "correlation"):
+    return json.loads((tmp_path / "report.json").read_text())
+
+
+def test_run(tmp_path, monkeypatch):
+    """A small run of linear programs, its report and pictures."""
+    small = config.Linear(
+        Training(30), 4, vae=(Setting(0.5),), cvae=(Setting(0.5),), mhvae=(Setting(0.5, (1.0, 2.0)),), rank=2
+    )
+    report = run_small(tmp_path, monkeypatch, config.Config(small, nonlinear=None))
+    assert "learned_noise" in report["metrics"]
+    words = [claim["claim"] for claim in report["claims"]]
+    assert "cvae, noise 0.5, beta 1: fewer nats than without inputs" in words
+    assert "mhvae, noise 0.5, beta 1, 2: active modes of z2" in words
+    for name in ("values", "collapse"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_run_of_networks(tmp_path, monkeypatch):
+    """The same of networks: many programs, each compiled once."""
+    of_networks = config.Nonlinear(
+        Training(5, 1e-3, 64), latents=2, hidden=4, betas=(0.5, 2.0), noises=(0.5, 1.0), correlations=(0.0, 1.0)
+    )
+    small = config.Linear(Training(5), 4, vae=(Setting(0.5),), cvae=(), mhvae=(), rank=0)
+    report = run_small(tmp_path, monkeypatch, config.Config(small, of_networks))
+    assert {"vae_beta_2_nats", "mhvae_b2_2_z2_told", "free_bits_iwelbo"} <= set(report["metrics"])
+    assert "networks: nats fall with the correlation" in [claim["claim"] for claim in report["claims"]]
+    for name in ("rates", "hierarchy", "correlation"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
 
 
