@@ -64,7 +64,9 @@ def hierarchy(config: Nonlinear, context: Context, task: Task) -> dict[str, floa
     found, _ = reports(task, list(cases.values()), config.training, context, "mhvae", 2)
     metrics = {}
     for name, report in zip(cases, found, strict=True):
-        metrics |= {f"mhvae_{name}_z2_nats": report["z2"].rate, f"mhvae_{name}_z2_told": report["z2"].information.nats}
+        told = report["z2"].information
+        metrics |= {f"mhvae_{name}_z2_nats": report["z2"].rate, f"mhvae_{name}_z2_told": told.nats}
+        metrics |= {f"mhvae_{name}_z2_told_{end}": getattr(told, end) for end in ("low", "high")}
     return metrics
 
 

@@ -30,6 +30,13 @@ def _save(figure: Figure, panels: Sequence[Axes], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def _mark(axes: Axes, places: Sequence[float]) -> None:
+    """Make the horizontal axis one of logarithms, marked where something was measured."""
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(list(places), [f"{place:g}" for place in places])
+
+
 def values(path: Path, fitted: Sequence[Fitted]) -> None:
     """Draw the singular values of trained programs on those of theory, a panel for each role."""
     roles = {"decoder": "decoder", "encoder": "encoder of the first level", "top": "map from z2 to z1"}
@@ -57,12 +64,14 @@ def rates(path: Path, fitted: Sequence[Fitted], metrics: Mapping[str, float], co
         threshold = one.thresholds["decoder"] / config.noise**2  # noise and beta act by their product alone
         left.plot(threshold, one.report.rate, "o", color="C0", label="linear program" if one is images[0] else None)
     left.plot(config.betas, [metrics[f"vae_beta_{b:g}_nats"] for b in config.betas], "s-", color="C3", label="network")
-    left.set(xscale="log", xlabel=f"beta, at noise {config.noise:g}", ylabel="nats")
+    left.set(xlabel=f"beta, at noise {config.noise:g}", ylabel="nats")
     for name, colour in (("alone", "C1"), ("given", "C2")):
         nats = [metrics[f"quarter_{name}_beta_{beta:g}_nats"] for beta in config.betas]
         words = "three quarters alone" if name == "alone" else "given the fourth"
         right.plot(config.betas, nats, "s-", color=colour, label=words)
-    right.set(xscale="log", xlabel="beta", ylabel="nats, networks")
+    right.set(xlabel="beta", ylabel="nats, networks")
+    for axes in panels:
+        _mark(axes, config.betas)
     _save(figure, panels, path)
 
 
@@ -70,11 +79,15 @@ def hierarchy(path: Path, metrics: Mapping[str, float], config: Nonlinear) -> No
     """Draw nats and information of the second level by both weights."""
     figure, panels = _panels(2, "A second level: what it takes, and what it tells of the image")
     for axes, weight in zip(panels, ("b1", "b2"), strict=True):
-        for kind, words, colour in (("nats", "nats of z2", "C0"), ("told", "of them about the image", "C1")):
-            found = [metrics[f"mhvae_{weight}_{beta:g}_z2_{kind}"] for beta in config.betas]
-            axes.plot(config.betas, found, "o-", color=colour, label=words)
-        axes.set(xscale="log", xlabel=weight, ylabel="nats")
+        take = lambda kind, weight=weight: [metrics[f"mhvae_{weight}_{beta:g}_z2_{kind}"] for beta in config.betas]
+        axes.plot(config.betas, take("nats"), "o-", color="C0", label="nats of z2")
+        low, high = (np.maximum(take(end), 0.0) for end in ("told_low", "told_high"))
+        middle, half = (low + high) / 2, (high - low) / 2
+        words = "of them about the image (bounds)"
+        axes.errorbar(config.betas, middle, half, color="C1", marker="o", capsize=4, label=words)
         axes.set_yscale("symlog", linthresh=0.1)
+        axes.set(xlabel=weight, ylabel="nats", ylim=(-0.02, 200))
+        _mark(axes, config.betas)
     _save(figure, panels, path)
 
 
