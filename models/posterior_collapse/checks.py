@@ -44,6 +44,6 @@ def _better(theta: float, fixed: float, betas: tuple[float, float]) -> float:
     found = linear_hierarchy(np.array([theta**2]), 1, fixed, betas=betas)
     parts = (found.decoder, found.encoder, found.top, found.guide, np.log(found.scale))
     best = np.array([part[0] for part in parts])
-    loss = lambda params: float(mhvae_loss(params.astype(np.float32), theta, fixed, betas, 1.0, 1.0))
+    loss = lambda params: float(mhvae_loss(params, theta, fixed, betas, 1.0, 1.0))
     moved = best + 0.05 * np.random.default_rng(0).normal(size=(200, 5))
     return max(0.0, loss(best) - min(loss(params) for params in moved))

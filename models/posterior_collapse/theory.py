@@ -39,6 +39,47 @@ def fixed_variance_optimum(
     return np.sqrt(k * left / sigma), np.sqrt(sigma * left / k)
 
 
+def fixed_hierarchy(
+    theta: float, fixed: tuple[float, float], *, betas: tuple[float, float] = (1.0, 1.0), noise: float, prior: float
+) -> tuple[float, float]:
+    """Return singular values of the first encoder and of the map from z2 to z1, where no scale of the guide is learned.
+
+    Both levels are active only if theta >= sqrt(k s1 s2) and theta >= b2 c^2 s2^2 / (sqrt(b1) s1), where c is
+    noise / prior and k is sqrt(b1 b2) c; below the second threshold z1 is left alone, and where z1 says nothing z2 may
+    still model its noise. Of these four points the one of least loss is taken (`mhvae_loss`).
+
+    Args:
+        theta: Singular value of the mode.
+        fixed: Scales s1 and s2 of the guide.
+        betas: Weights b1 and b2.
+        noise: eta_dec.
+        prior: eta_enc.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+    (s1, s2), (b1, b2), c = fixed, betas, noise / prior
+    require_scales(theta=theta, s1=s1, s2=s2, b1=b1, b2=b2, noise=noise, prior=prior)
+    k, above = math.sqrt(b1 * b2) * c, lambda x: math.sqrt(max(x, 0.0))
+    both = (
+        (s1**2 / (k * s2)) ** (1 / 3) * above(theta ** (4 / 3) - (k * s1 * s2) ** (2 / 3)),
+        (math.sqrt(b2) * c * s1 / (b1 * s2**2)) ** (1 / 3)
+        * above(theta ** (2 / 3) - (b2 * c**2 * s2**2 / (math.sqrt(b1) * s1)) ** (2 / 3)),
+    )
+    alone = above(s1 / math.sqrt(b1) * (theta - math.sqrt(b1) * s1))
+    ratio = math.sqrt(b2 / b1) * c
+    of_noise = above(ratio * (s1 - ratio * s2) / s2)
+    points = [both, (alone, 0.0), (0.0, of_noise), (0.0, 0.0)]
+
+    def loss(point: tuple[float, float]) -> float:
+        encoder, top = point
+        decoder, guide = theta * encoder / (encoder**2 + s1**2), b1 * top / (b1 * top**2 + b2 * c**2)
+        params = np.array([decoder, encoder, top, guide, math.log(s2)])
+        return float(mhvae_loss(params, theta, s1, betas, noise, prior))
+
+    return min(points, key=loss)
+
+
 def rate(theta2: Float[np.ndarray, " k"], beta: float, noise: float) -> float:
     """Return the nats of an optimal VAE by reverse water-filling: sum of max(0, log(theta^2 / (beta noise^2)) / 2)."""
     require_scales(noise=noise, beta=beta)
@@ -93,7 +134,12 @@ def _twice_divergence(square: Array, variance: Float[Array, " k"], prior: float)
 
 
 def mhvae_loss(
-    params: Float[Array, " 5"], theta: float, fixed: float, betas: tuple[float, float], noise: float, prior: float
+    params: Float[Array | np.ndarray, " 5"],
+    theta: float,
+    fixed: float,
+    betas: tuple[float, float],
+    noise: float,
+    prior: float,
 ) -> Array:
     """Return the MHVAE's loss of one mode, times noise^2: of u1, lambda, u2, w2 and log s2."""
     u1, encoder, u2, w2, log_scale = params

@@ -215,6 +215,26 @@ class TestHierarchy:
             _, params = minimum(loss, {"all": (5,)}, restarts=8)
             np.testing.assert_allclose(abs(params["all"][2]), found.top[0], atol=1e-4)
 
+    @pytest.mark.parametrize("number", range(12))
+    def test_no_scale_is_learned(self, number):
+        """Random settings; the second threshold has sqrt(b1) below the line: where b1 is not 1, above it is refuted."""
+        rng = np.random.default_rng(number)
+        theta, fixed, betas = rng.uniform(0.3, 4), tuple(rng.uniform(0.3, 1.2, 2)), tuple(rng.uniform(0.4, 2, 2))
+        noise, prior = rng.uniform(0.5, 1.5, 2)
+        last = jnp.log(fixed[1])
+        loss = lambda params: theory.mhvae_loss(
+            jnp.append(params["all"], last), theta, fixed[0], betas, noise, prior
+        )  # fmt: skip
+        _, params = minimum(loss, {"all": (4,)}, restarts=12)
+        found = theory.fixed_hierarchy(theta, fixed, betas=betas, noise=noise, prior=prior)
+        np.testing.assert_allclose(np.abs(params["all"][1:3]), found, atol=1e-4)
+
+    def test_the_threshold_of_two_fixed_scales(self):
+        """At b1 = 4, s1 = .5 it is 1 with sqrt(b1) below the line, and would be 4 with it above."""
+        of = lambda theta: theory.fixed_hierarchy(theta, (0.5, 1.0), betas=(4.0, 1.0), noise=1.0, prior=1.0)
+        assert of(0.98)[1] == 0.0
+        assert min(of(1.5)) > 0.1
+
     def test_a_second_level_that_models_noise_knows_nothing(self):
         found = linear_hierarchy(np.array([0.25]), 1, 1.5)
         assert found.encoder[0] == 0 < found.top[0]

@@ -73,7 +73,7 @@ class TestLinear:
         assert 0 < told.error < 0.1
         assert abs(told.nats - exact.rate) < 4.5 * told.error + 0.02  # finitely many data mix to nearly the prior
         np.testing.assert_allclose(found["z"].nats.shape, (400, 3))
-        assert ("at beta = 1 1 more modes" in str(found)) == (beta == 3.0)
+        assert ("active at beta = 1: 1 more" in str(found)) == (beta == 3.0)
 
     def test_a_fit_that_is_to_blame(self):
         _, params = self.optimum()

@@ -320,8 +320,8 @@ def _remarks(latents: tuple[Latent, ...], prediction: Prediction | None) -> list
     worth = int(np.sum(prediction.modes[names] >= threshold))  # a mode just above the noise has hardly a nat
     missing = worth - sum(int(latent.active.sum()) for latent in latents)
     if missing > 0:
-        notes.append(f"{missing} modes of the data are worth a latent and have none: the fit is to blame")
+        notes.append(f"modes of the data that are worth a latent and have none: {missing}; the fit is to blame")
     if prediction.by_noise > expected:
         lost = prediction.by_noise - expected
-        notes.append(f"at beta = 1 {lost} more modes would be active: their collapse is beta's, not the noise's")
+        notes.append(f"modes that would be active at beta = 1: {lost} more; their collapse is beta's, not the noise's")
     return notes
