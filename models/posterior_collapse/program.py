@@ -76,8 +76,8 @@ PROGRAM = Program(
     paper="Dang, Tran, Nguyen & Ho, ICLR 2024, arXiv:2306.05023",
     data="8 x 8 digits from scikit-learn; synthetic pairs; full: one image of MNIST (fetch mnist), or noise",
     presets={
-        "quick": Preset(QUICK, "30 s, estimated from 47 s with half of the steps on a busy machine"),
-        "default": Preset(Config(), "5 min, estimated from 12 min on a busy machine"),
+        "quick": Preset(QUICK, "31 s"),
+        "default": Preset(Config(), "5 min, estimated from 12 to 18 min on a busy machine"),
         "full": Preset(Config(largest=scale.SCALES), "one step of each program"),
     },
     run=run,
