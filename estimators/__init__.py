@@ -2,6 +2,7 @@
 
 from estimators.diagnostics import bias as bias
 from estimators.diagnostics import codelength_bound as codelength_bound
+from estimators.diagnostics import collapse_report as collapse_report
 from estimators.diagnostics import pareto_k as pareto_k
 from estimators.diagnostics import sandwich as sandwich
 from estimators.diagnostics import sbc as sbc

@@ -96,6 +96,8 @@ class Foreign(Whole):
     num_sampler: int = 0
     drawn: Any = None  # What the object itself draws; values of discrete choices are int32.
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # the parents' compare shapes, and what is compiled is kept
+
     def __repr__(self) -> str:
         return str(self.family)
 
@@ -176,6 +178,8 @@ class ScorePrior(Whole):
 
     score: Any = None
     can_sample: ClassVar[bool] = False
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # as for foreign distributions
 
     def __repr__(self) -> str:
         return "score_prior"

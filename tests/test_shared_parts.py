@@ -165,3 +165,24 @@ def test_a_fit_of_rows_is_as_written():
         costs(ppl.value_and_grad(bound))(KEY, params).flops
         < costs(jax.value_and_grad(lambda params: ppl.seed(bound)(KEY, params)))(params).flops
     )
+
+
+def test_one_observation_of_many_numbers():
+    """Its density is added up twice, for the density and for a weight that nobody reads."""
+    model = gen(lambda params: normal((normal(0.0, 1.0) @ "z") * params * jnp.ones(N), 0.5) @ "y")
+    guide = gen(lambda params, observed: normal(params, 1.0) @ "z")
+    bound = lambda params: elbo(model, guide)(params, {"y": ROWS})
+    value, gradient = ppl.value_and_grad(bound)(KEY, 0.7)
+    written, slope = jax.value_and_grad(lambda params: ppl.seed(bound)(KEY, params))(0.7)
+    np.testing.assert_allclose([value, gradient], [written, slope], rtol=1e-5)
+
+
+def test_what_is_printed_is_kept():
+    def cost(x):
+        log_probs = jax.vmap(lambda x: normal(0.0, 1.0).log_prob(x))(x)
+        jax.debug.print("first {}", 2 * log_probs[:3])
+        return log_probs.sum()
+
+    names = [eqn.primitive.name for eqn in pull_out_shared(restage(cost, [ROWS])).eqns]
+    assert any("debug" in name for name in names)
+    assert "log_density" in names

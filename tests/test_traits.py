@@ -7,7 +7,7 @@ import pytest
 
 import ppl
 from ppl import enum, pathwise, reinforce
-from ppl.transforms.traits import density_of, density_without, estimated, exact_globs
+from ppl.transforms.traits import density_of, density_without, elements, estimated, exact_globs, specs
 from ppl.transforms.views import parents, views
 
 pytestmark = pytest.mark.x64
@@ -131,3 +131,23 @@ def test_dependence_through_a_loop_and_a_branch_is_seen():
 
     choices = dict.fromkeys("abcd", 0.5)
     assert parents(roundabout, choices, ()) == {"a": set(), "b": set(), "c": {"a", "b"}, "d": {"b"}}
+
+
+def test_densities_element_by_element():
+    """Lanes and steps first, then the batch, in scans and branches too; their sum is the log density."""
+
+    @ppl.gen
+    def mixed(flag):
+        jax.vmap(lambda loc: ppl.normal(jnp.zeros(2) + loc, 1.0) @ "lanes")(jnp.arange(3.0))
+        jax.lax.scan(lambda c, _: (c, ppl.normal(jnp.zeros((1, 2)), 1.0) @ "steps"), 0, None, 4)
+        jax.lax.cond(flag, lambda: ppl.normal(jnp.zeros(5), 1.0) @ "branch", lambda: jnp.zeros(5))
+        ppl.dirichlet(jnp.ones(3)) @ "event"
+
+    drawn = mixed.simulate(jax.random.key(0), True)
+    found = elements(mixed, drawn.choices, (True,))
+    shapes = {name: (record.log_prob.shape, record.lead) for name, record in found.items()}
+    assert shapes == {"lanes": ((3, 2), 1), "steps": ((4, 1, 2), 1), "branch": ((5,), 0), "event": ((), 0)}
+    np.testing.assert_allclose(sum(record.log_prob.sum() for record in found.values()), drawn.log_density, rtol=1e-12)
+    idle = mixed.simulate(jax.random.key(0), False)
+    assert not elements(mixed, idle.choices, (False,))["branch"].log_prob.any()
+    assert [str(spec.family) for spec in specs(mixed, (True,))["event"]] == ["dirichlet"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from estimators.objectives.checks import require_programs
-from estimators.objectives.closed_divergence import closed_divergence
+from estimators.objectives.closed_divergence import closed_divergences
 from ppl import GenerativeFunction, merge, simulate
 from ppl._errors import boundary
-from ppl.choicemap import flatten, show
 from ppl.transforms.traits import density_of, density_without, estimated
-from ppl.transforms.views import parents, views
 
 
 @boundary
@@ -53,7 +52,8 @@ def analytic_kl_elbo(model: GenerativeFunction, guide: GenerativeFunction) -> Ca
         args = (params, observed, *inputs)
         drawn = simulate(guide)(*args)
         choices = merge(drawn.choices, observed)
-        divergences = _divergences(model, guide, drawn.choices, choices, (params, *inputs), args)
+        closed = closed_divergences(model, guide, drawn.choices, choices, (params, *inputs), args)
+        divergences = {name: jnp.sum(value) for name, value in closed.items()}
         log_joint = density_without(model, choices, (params, *inputs), divergences)
         if estimated(guide, args):  # what was estimated in this run is not to be estimated once more
             log_prob = drawn.log_density - density_of(guide, drawn, divergences)
@@ -62,26 +62,3 @@ def analytic_kl_elbo(model: GenerativeFunction, guide: GenerativeFunction) -> Ca
         return log_joint - log_prob - sum(divergences.values())
 
     return objective
-
-
-def _divergences(model, guide, drawn: Any, choices: Any, model_args: tuple, args: tuple) -> dict[str, jax.Array]:
-    """Return the divergences in closed form, by address."""
-    ours, theirs = views(guide, drawn, args), views(model, choices, model_args)
-    before, needed = parents(guide, drawn, args), parents(model, choices, model_args)
-    names = [show(path) for path in flatten(drawn)]
-    found = {}
-    for name in ours.keys() & theirs.keys():
-        free = needed[name].isdisjoint({name, *_helped_by(name, names, before)})
-        value = closed_divergence(ours[name], theirs[name]) if free else None
-        if value is not None:
-            found[name] = value
-    return {name: found[name] for name in names if name in found}
-
-
-def _helped_by(name: str, names: list[str], before: Mapping[str, set[str]]) -> set[str]:
-    """List the guide's choices whose distributions depend on a choice; those not known may."""
-    found, last = {name}, 0
-    while len(found) != last:
-        last = len(found)
-        found |= {other for other in names if other not in before or before[other] & found}
-    return found

@@ -139,7 +139,7 @@ def _divergence(name: str, q: View, p: View) -> jax.Array:
     value = closed_divergence(q, p)
     if value is None:
         raise _no_information(name, "a family whose divergence has a closed form", str(q.spec.family))
-    return value
+    return jnp.sum(value)
 
 
 def _no_information(name: str, expected: str, got: str) -> StrategyError:

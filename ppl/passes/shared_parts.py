@@ -67,8 +67,9 @@ def pull_out_shared(body: jaxprs.Body) -> jaxprs.Body:
 def _find(body: jaxprs.Body) -> tuple[dict[int, list[Leaf]], set[int]]:
     """Find sums with shared parts: their terms, and the equations that nobody else needs."""
     definitions = {var: index for index, eqn in enumerate(body.eqns) for var in eqn.outvars}
-    live = live_equations(body, definitions)
-    atoms = [atom for index in live for atom in body.eqns[index].invars] + list(body.outvars)
+    wanted = [*body.outvars, *(atom for eqn in body.eqns if eqn.effects for atom in eqn.invars)]  # printed, say
+    live = live_equations(body, definitions, wanted)
+    atoms = [atom for index in live for atom in body.eqns[index].invars] + wanted
     reads = collections.Counter(atom for atom in atoms if _is_var(atom))
     found, inner = {}, set()
     for index in live:
@@ -147,7 +148,7 @@ def _run(body: jaxprs.Body, found: dict[int, list[Leaf]], inner: set[int], args:
     for index, eqn in enumerate(body.eqns):
         if index in found:
             env[eqn.outvars[0]] = _add_up(eqn, found[index], read)
-        elif index not in inner:
+        elif index not in inner and all(atom in env for atom in eqn.invars if _is_var(atom)):  # or else it is dead
             env.update(zip(eqn.outvars, jaxprs.bind(eqn, [read(atom) for atom in eqn.invars]), strict=True))
     return [read(var) for var in body.outvars]
 

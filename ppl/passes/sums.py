@@ -27,9 +27,10 @@ def signed_sum(terms: Sequence[tuple[int, Any]]) -> Any:
     return total
 
 
-def live_equations(body: jaxprs.Body, definitions: dict) -> list[int]:
-    """List the equations that the results need, in order."""
-    live, waiting = set(), [var for var in body.outvars if not isinstance(var, jaxprs.Literal)]
+def live_equations(body: jaxprs.Body, definitions: dict, wanted: Sequence | None = None) -> list[int]:
+    """List the equations that the results, or others that are wanted, need; in order."""
+    wanted = body.outvars if wanted is None else wanted
+    live, waiting = set(), [var for var in wanted if not isinstance(var, jaxprs.Literal)]
     while waiting:
         index = definitions.get(waiting.pop())
         if index is not None and index not in live:

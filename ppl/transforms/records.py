@@ -24,7 +24,7 @@ class Record:
     Attributes:
         value: Its value.
         mask: Where it is made (over the axes of lanes and scans), or None: everywhere.
-        log_prob: Its log density over the axes of lanes and scans, or None: not asked for.
+        log_prob: Its log density over the axes of lanes and scans (and those of its batch), or None: not asked for.
         lead: Number of axes of lanes and scans.
         cover: The guards under which it is made; the empty guard means always.
     """
@@ -81,7 +81,7 @@ def pad(path: Path, branches: list[dict[Path, Record]], record: Record | None) -
     cover = ALWAYS if always else frozenset()
     lanes = like.value.shape[: like.lead]
     if record is None:
-        log_prob = None if like.log_prob is None else jnp.zeros(lanes, like.log_prob.dtype)
+        log_prob = None if like.log_prob is None else jnp.zeros(like.log_prob.shape, like.log_prob.dtype)
         return Record(jnp.zeros(like.value.shape, like.value.dtype), jnp.zeros(lanes, bool), log_prob, like.lead, cover)
     dtype = None if like.log_prob is None else jnp.result_type(*(r.log_prob.dtype for r in present))
     log_prob = None if record.log_prob is None else record.log_prob.astype(dtype)

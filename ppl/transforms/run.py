@@ -27,6 +27,7 @@ from ppl.transforms.programs import list_places, name_of, source_of, unnormalise
 from ppl.transforms.records import ALWAYS, Record, join, pad, spread, zero_where_idle
 
 Mode = Literal["assess", "observe", "update"]
+Track = Literal["elements"] | bool
 Subsample = tuple[Any, int, int]  # drawn indices, n, size
 
 
@@ -64,7 +65,7 @@ def run(
     args: tuple,
     mode: Mode,
     weights: Mapping[str, Any] | None = None,
-    track: bool = False,
+    track: Track = False,
     normalised: bool = False,
     valued: bool = False,
     weighed: Callable[[Mapping[Path, Place]], frozenset[Path]] | None = None,
@@ -79,7 +80,8 @@ def run(
         mode: "assess": everything is given, and `Masked` says exactly where choices are made. "observe": the rest is
             sampled, and given choices that are not visited make the weight -inf. "update": they are let go.
         weights: Factors of the log densities of choices, by glob; scalars or arrays over lanes and steps.
-        track: Whether to keep each choice's plain log density, without weights.
+        track: Whether to keep each choice's plain log density, without weights: that of each lane and step, or with
+            "elements" of each element of the choice's own batch, too.
         normalised: Whether to refuse programs with factors or with priors known by their score.
         valued: Whether to refuse the latter only: their log density has no value.
         weighed: Choices that count in the log weight, as a function of the program's choices; None: those given.
@@ -223,7 +225,7 @@ class Run(Sliced):
     weighed: frozenset[Path] | None = None
     """Choices that count in the weight; None: those that are given."""
 
-    def __init__(self, places, given, mode: str, weights, track: bool, location=(), prefix=(), subsamples=None):
+    def __init__(self, places, given, mode: str, weights, track: Track, location=(), prefix=(), subsamples=None):
         super().__init__(places, location, prefix)
         self.given, self.mode, self.weights, self.track = given, mode, weights, track
         self.subsamples: dict[Path, Subsample] = {} if subsamples is None else subsamples
@@ -365,7 +367,9 @@ class Run(Sliced):
         if params["masked"]:
             mask = jnp.broadcast_to(sorted_out.mask, sorted_out.lane_sizes)
             value, recorded = zero_where_idle(value, mask), zero_where_idle(recorded, mask)
-        kept = log_prob.sum(range(len(lanes), log_prob.ndim)) if self.track else None
+        kept = log_prob if self.track else None
+        if self.track is True:
+            kept = log_prob.sum(range(len(lanes), log_prob.ndim))
         cover = frozenset({frozenset(params["guards"])})
         self._record(path, Record(recorded, mask, kept, len(lanes), cover))
         if path[-1] == "indices" and isinstance(params["spec"], Subset):

@@ -19,7 +19,8 @@ from ppl.transforms.derive import factor_paths
 from ppl.transforms.given import check_given
 from ppl.transforms.layout import addressed, path_of
 from ppl.transforms.programs import list_places
-from ppl.transforms.run import Part, total
+from ppl.transforms.records import Record
+from ppl.transforms.run import Part, run, total
 
 
 def _groups(gf: GenerativeFunction, args: tuple) -> dict[str, list[Place]]:
@@ -36,6 +37,12 @@ def strategies(gf: GenerativeFunction, args: tuple) -> dict[str, tuple[Strategy 
     """Return the strategies of every address, one for each choice that is made there."""
     groups = _groups(gf, args)
     return {name: tuple(place.eqn.params["strategy"] for place in group) for name, group in groups.items()}
+
+
+def specs(gf: GenerativeFunction, args: tuple) -> dict[str, tuple[Any, ...]]:
+    """Return what is drawn at every address, one specification for each choice that is made there."""
+    groups = _groups(gf, args)
+    return {name: tuple(place.eqn.params["spec"] for place in group) for name, group in groups.items()}
 
 
 def estimated(gf: GenerativeFunction, args: tuple) -> list[str]:
@@ -71,6 +78,15 @@ def _part(gf: GenerativeFunction, choices: Any, args: tuple, pick: Callable[[set
     walk = Part(places, given, frozenset(pick({*by_path, *factor_paths(staged.body)})))
     walk.run(staged.body, leaves)
     return total(walk.log_densities)
+
+
+def elements(gf: GenerativeFunction, choices: Any, args: tuple) -> dict[str, Record]:
+    """Return every given choice, by address, with its log density element by element, and where it is made.
+
+    Axes of the densities: lanes and steps as in a trace (`lead` of them), then the batch. No weights are counted.
+    """
+    found = run(gf, choicemap.flatten(choices), args, "assess", track="elements").records
+    return {show(path): record for path, record in found.items()}
 
 
 def exact_globs(weights: Mapping[str, Any]) -> dict[str, Any]:

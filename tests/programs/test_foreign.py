@@ -21,6 +21,22 @@ pytestmark = pytest.mark.x64
 N = stats.norm.logpdf
 
 
+def test_foreign_distributions_of_one_name_and_shape():
+    """Numbers that they were made with are part of their methods, so the compiled ones are not to be shared."""
+    draws = []
+    for loc in (0.0, 0.5, -1.0):
+        program = gen(lambda loc=loc: choice(dist.Normal(loc, 1.0), grad=reinforce()) @ "z")
+        close(program.log_density({"z": 0.3}), N(0.3 - loc))
+        draws.append(program.simulate(KEY)["z"] - loc)
+    close(np.array(draws), np.full(3, draws[0]))
+    slopes = []
+    for slope in (1.0, 3.0):
+        program = gen(lambda params, slope=slope: ppl.score_prior(lambda x: -slope * x, ()) @ "z")
+        guide = gen(lambda params, observed: ppl.delta(params) @ "z")
+        slopes.append(float(ppl.grad(elbo(program, guide))(KEY, 2.0, {})))
+    assert slopes == [-2.0, -6.0]
+
+
 # --- Equinox ---------------------------------------------------------------------------------------------------------
 
 

@@ -505,6 +505,36 @@ def test_closed_divergences_of_two_points(strategy):
     close(found.variance, {enum: 0.0, reinforce: 6.3793052, mvd: 0.0}[strategy], 7)  # of the likelihood's term alone
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_closed_divergences_of_coins_in_lanes(size):
+    """Lanes that share their prior's parameters, also where there are as many lanes as values."""
+
+    @ppl.gen
+    def model(params):
+        jax.vmap(lambda _: ppl.bernoulli(jnp.array([0.3, 0.6])) @ "b")(jnp.arange(size))
+
+    @ppl.gen
+    def guide(params, observed):
+        jax.vmap(lambda p: ppl.bernoulli(p, grad=ppl.enum()) @ "b")(params)
+
+    q, p = np.linspace(0.1, 0.9, 2 * size).reshape(size, 2), np.array([0.3, 0.6])
+    exact = -np.sum(q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)))
+    value = ppl.expect(es.analytic_kl_elbo(model, guide))(jr.key(0), jnp.asarray(q), {})
+    np.testing.assert_allclose(value, exact, rtol=1e-12)
+
+
+def test_no_closed_divergence_of_subsamples_and_foreign_distributions():
+    """Their terms stay sampled: the same draws, the same value as the ELBO's."""
+    import numpyro.distributions as dist
+
+    datum = ppl.gen(lambda i: ppl.choice(dist.Normal(0.0, 1.0), grad=ppl.pathwise()) @ "z")
+    own = ppl.gen(lambda i: ppl.choice(dist.Normal(0.5, 1.0), grad=ppl.pathwise()) @ "z")
+    model = ppl.gen(lambda params: ppl.subsample(10, 4, datum)() @ "data")
+    guide = ppl.gen(lambda params, observed: ppl.subsample(10, 4, own)() @ "data")
+    one, other = (ppl.expect(f(model, guide))(jr.key(0), None, {}) for f in (es.analytic_kl_elbo, es.elbo))
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
 def test_closed_divergences_of_gaussians():
     """d/dm = 2 - z and d/ds = (2 - z) e - (s - 1 / s), e ~ N(0, 1): variances s^2 and (2 - m)^2 + 2 s^2."""
     objective = es.analytic_kl_elbo(*gaussian(pathwise))
