@@ -52,16 +52,16 @@ def curvature_descent(iterations: int = 20, safety: float = 1.0) -> optax.Gradie
         dtype = jnp.result_type(*jax.tree.leaves(params))
         return CurvatureState(jnp.zeros((), jnp.int32), jnp.ones((), dtype))
 
-    def update(grad: Any, state: CurvatureState, params: Any = None, *, value_fn: Any = None, **_: Any) -> tuple:
+    def update(updates: Any, state: CurvatureState, params: Any = None, *, value_fn: Any = None, **_: Any) -> tuple:
         if value_fn is None or params is None:
             raise PPLError(
                 "`curvature_descent` needs the function that it descends.",
                 where=user_source(),
                 remedy="call `update(grad, state, params, value_fn=f)`",
             )
-        found = lambda: _largest(value_fn, params, grad, iterations).astype(state.curvature.dtype)
+        found = lambda: _largest(value_fn, params, updates, iterations).astype(state.curvature.dtype)
         curvature = jax.lax.cond(state.count == 0, found, lambda: state.curvature)
-        steps = jax.tree.map(lambda g: -g / (safety * curvature).astype(g.dtype), grad)
+        steps = jax.tree.map(lambda g: -g / (safety * curvature).astype(g.dtype), updates)
         return steps, CurvatureState(state.count + 1, curvature)
 
     return optax.GradientTransformationExtraArgs(init, update)

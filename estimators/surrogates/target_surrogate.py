@@ -24,7 +24,9 @@ class NoiseAware:
 
     A step that moves the target by d changes the surrogate's linear part by <G, d>, of variance sum(Var(G) d^2), which
     Targeted(runs=2) or more estimate. The inner loop ends after the first step whose decrease of the surrogate is less
-    than `sigmas` standard deviations. At least one step is made.
+    than `sigmas` standard deviations. At least one step is made. As the steps follow the noise, noise alone makes
+    decreases of about sqrt(d) standard deviations, d the number of directions in which the model can move: `sigmas`
+    should be about that.
 
     Args:
         most: Largest number of inner steps.
@@ -36,11 +38,11 @@ class NoiseAware:
     Example:
         >>> from estimators import NoiseAware
         >>> NoiseAware(100).sigmas
-        1.0
+        10.0
     """
 
     most: int
-    sigmas: float = 1.0
+    sigmas: float = 10.0
 
     def __post_init__(self):
         require_steps(self.most)
@@ -82,8 +84,9 @@ def target_surrogate(
 
     It is trained by `ppl.minimize` with a [`Targeted`][ppl.training.Targeted] objective; or called by hand, as any
     transformation: `update(G, state, params, target_fn=f)`, where G is like f(params). Which rows are held near z_t is
-    a matter of what f returns: a batch's, or all (with a loss that reads some of them). What is to happen once in a
-    step (weight decay) is chained behind it, and what in every inner step, into `inner`.
+    a matter of what f returns: a batch's, or all (with a loss that reads some of them). Parameters of the loss itself,
+    such as a decoder's, may be part of the target: they then move towards a plain step of -eta G. What is to happen
+    once in a step (weight decay) is chained behind it, and what in every inner step, into `inner`.
 
     Args:
         inner: Descending optax transformation, of the inner steps; it is told `value`, `grad` and `value_fn`, too.

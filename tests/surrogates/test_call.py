@@ -263,7 +263,7 @@ class TestRefused:
     def test_targets_that_are_not_deterministic(self):
         """Trap: dropout masks that are new in each inner step; also those of NumPy, under jit."""
         random = np.random.default_rng(0)
-        dropped = lambda w: (INPUTS * random.integers(0, 2, 3)) @ w
+        dropped = lambda w: (INPUTS * (random.random((12, 3)) < 0.5)) @ w
         transform = target_surrogate(optax.sgd(0.1), 1.0, 2)
         with pytest.raises(PPLError, match="stale"):
             updated(transform, target_fn=dropped)
