@@ -1,4 +1,4 @@
-"""Pictures of losses by numbers of dear gradients."""
+"""Pictures of losses by numbers of outer steps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ def _panel(xlabel: str, ylabel: str, title: str) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, axes: Axes, path: Path) -> None:
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
 def curves(path: Path, shown: Mapping[str, Mapping[int, float]], ylabel: str, title: str) -> None:
-    """Draw measures by the number of gradients."""
-    figure, axes = _panel("dear gradients", ylabel, title)
+    """Draw measures by the number of outer steps: one dear gradient each, or one of each run."""
+    figure, axes = _panel("outer steps", ylabel, title)
     for name, curve in shown.items():
         axes.semilogy(list(curve), list(curve.values()), label=name, linewidth=1.4)
     _save(figure, axes, path)
@@ -39,8 +39,8 @@ WORDS = {
     "m20_kl": "m = 20, divergence",
     "m20_sqrt": "m = 20, 1 / sqrt(t)",
     "m20_exponential": "m = 20, exponential",
-    "m20_averaged": "m = 20, four runs",
-    "m20_aware": "m <= 20, noise-aware, four runs",
+    "m20_averaged": "m = 20, mean of 4",
+    "m20_aware": "m <= 20, noise-aware, mean of 4",
 }
 
 
@@ -58,4 +58,5 @@ def rounds(path: Path, losses: Mapping[str, Sequence[float] | np.ndarray]) -> No
     figure, axes = _panel("round of 100 answers", "cumulative loss from round 2 on", "a student of an expert")
     for name, series in losses.items():
         axes.semilogy(np.arange(2, len(series) + 1), np.cumsum(series[1:]), label=name, linewidth=1.4)
+    axes.set_xlim(0, 1.45 * len(next(iter(losses.values()))))  # room for the legend
     _save(figure, axes, path)
