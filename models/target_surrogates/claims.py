@@ -34,7 +34,8 @@ def claims(metrics: Mapping[str, float], config) -> list[Claim]:
         found += _fewer_gradients(metrics, task, config.inner)
     if "cancer_too_large_m10" in metrics:
         large = [metrics[f"cancer_too_large_m{m}"] for m in config.inner[:2]]
-        found.append(Claim("cancer: too large a step hurts more inner steps more", TOO_LARGE, large[1], large[0]))
+        words = "cancer: too large a step hurts more inner steps more"
+        found.append(Claim(words, TOO_LARGE, large[1], large[0], "open"))  # with two seeds of three
     for share in config.shares:
         found += _guides(metrics, share, config)
     return found + (_students(metrics, config) if config.lessons is not None else [])
