@@ -54,11 +54,13 @@ class TestSupervised:
         assert best({"a": {1: float("nan")}, "b": {1: 2.0}, "c": {1: 1.0}}, 1) == "c"
 
 
-class TestInference:
-    @pytest.fixture(scope="class")
-    def problem(self):
-        return inference.problem()
+@pytest.fixture(scope="module")
+def problem():
+    """Probabilistic PCA of digits."""
+    return inference.problem()
 
+
+class TestInference:
     def test_the_start(self, problem):
         np.testing.assert_allclose(problem.gap(jnp.zeros_like(problem.encoder)), 32.83, atol=5e-3)
         np.testing.assert_allclose(problem.curvature, 19.31, atol=5e-3)
