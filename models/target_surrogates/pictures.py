@@ -58,5 +58,5 @@ def rounds(path: Path, losses: Mapping[str, Sequence[float] | np.ndarray]) -> No
     figure, axes = _panel("round of 100 answers", "cumulative loss from round 2 on", "a student of an expert")
     for name, series in losses.items():
         axes.semilogy(np.arange(2, len(series) + 1), np.cumsum(series[1:]), label=name, linewidth=1.4)
-    axes.set_xlim(0, 1.45 * len(next(iter(losses.values()))))  # room for the legend
+    axes.set_xlim(0, 1.65 * len(next(iter(losses.values()))))  # room for the legend
     _save(figure, axes, path)
