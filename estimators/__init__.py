@@ -57,6 +57,13 @@ from estimators.strategies import relax as relax
 from estimators.strategies import stochastic_perturbation as stochastic_perturbation
 from estimators.strategies import straight_through as straight_through
 from estimators.strategies import unordered as unordered
+from estimators.surrogates import AdaGrad as AdaGrad
+from estimators.surrogates import Euclidean as Euclidean
+from estimators.surrogates import LineSearch as LineSearch
+from estimators.surrogates import NoiseAware as NoiseAware
+from estimators.surrogates import curvature_descent as curvature_descent
+from estimators.surrogates import kl_divergence as kl_divergence
+from estimators.surrogates import target_surrogate as target_surrogate
 from estimators.updates import Cavi as Cavi
 from estimators.updates import cavi as cavi
 from estimators.updates import fisher_information as fisher_information

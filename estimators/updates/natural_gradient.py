@@ -50,13 +50,13 @@ def fisher_information(guide: GenerativeFunction) -> Callable[..., jax.Array]:
     @boundary
     def information(params: Any, observed: Any, *inputs: Any) -> jax.Array:
         flat, restore = ravel_pytree(params)
-        choices = _some_choices(guide, (params, observed, *inputs))
+        choices = some_choices(guide, (params, observed, *inputs))
         found = lambda flat: views(guide, choices, (restore(flat), observed, *inputs))
-        _require_mean_field(guide, choices, found(flat), (params, observed, *inputs))
+        require_mean_field(guide, choices, found(flat), (params, observed, *inputs))
         fixed = found(jax.lax.stop_gradient(flat))
 
         def divergence(flat: jax.Array) -> jax.Array:
-            return sum(_divergence(name, fixed[name], view) for name, view in found(flat).items())
+            return sum(divergence_of(name, fixed[name], view) for name, view in found(flat).items())
 
         return jax.hessian(divergence)(flat)
 
@@ -115,7 +115,7 @@ def natural_gradient(
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _some_choices(guide: GenerativeFunction, args: tuple) -> Any:
+def some_choices(guide: GenerativeFunction, args: tuple) -> Any:
     """Draw choices: which ones does not matter, as no distribution depends on them."""
     return guide.simulate(jax.random.key(0), *jax.tree.map(_detach, args)).choices
 
@@ -124,7 +124,8 @@ def _detach(leaf: Any) -> Any:
     return jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
-def _require_mean_field(guide: GenerativeFunction, choices: Any, found: dict[str, View], args: tuple) -> None:
+def require_mean_field(guide: GenerativeFunction, choices: Any, found: dict[str, View], args: tuple) -> None:
+    """Refuse a guide whose choices depend on each other."""
     from ppl.choicemap import flatten
 
     names = [show(path) for path in flatten(choices)]
@@ -135,7 +136,8 @@ def _require_mean_field(guide: GenerativeFunction, choices: Any, found: dict[str
             raise _no_information(name, "independent choices, each made once", got)
 
 
-def _divergence(name: str, q: View, p: View) -> jax.Array:
+def divergence_of(name: str, q: View, p: View) -> jax.Array:
+    """Return KL(q, p) in closed form, or refuse."""
     value = closed_divergence(q, p)
     if value is None:
         raise _no_information(name, "a family whose divergence has a closed form", str(q.spec.family))

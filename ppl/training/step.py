@@ -15,6 +15,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ppl._errors import PPLError
 from ppl.training.placement import Placement
 from ppl.training.sources import Examples
+from ppl.training.targeted import Targeted, check_updates
 from ppl.transforms import value_and_grad
 
 
@@ -116,17 +117,33 @@ def _propose(settings: Settings, constants: Constants, carry: Carry, step: Any) 
     """Return what would come after a step, and the record of the step."""
     import optax
 
-    objective, args = objective_of(settings, constants, carry, step)
-    step_key = jr.fold_in(constants.key, step)
-    result, grads = value_and_grad(objective, has_aux=settings.has_state)(step_key, *args)
-    value, state = result if settings.has_state else (result, None)
+    (value, state), grads, extra = _differentiate(settings, constants, carry, step)
     downhill = jax.tree.map(lambda grad: -settings.sign * jnp.conj(grad), grads)
     updates, opt_state = settings.optimizer.update(
-        downhill, carry.opt_state, carry.params, value=-settings.sign * value
+        downhill, carry.opt_state, carry.params, value=-settings.sign * value, **extra
     )
+    if extra:
+        check_updates(updates, carry.params)
     norm, culprit = _norm(grads)
     record = {"value": value, "grad_norm": norm, "culprit": culprit}
     return Carry(optax.apply_updates(carry.params, updates), opt_state, state), record
+
+
+def _differentiate(settings: Settings, constants: Constants, carry: Carry, step: Any) -> tuple:
+    """Return the value and the new state, the gradient, and what the optimizer is told besides."""
+    step_key = jr.fold_in(constants.key, step)
+    if isinstance(settings.f, Targeted):
+        if settings.has_state:
+            raise PPLError(
+                "A `Targeted` objective has no state.", remedy="leave `state` out, or train a plain function"
+            )
+        batch = settings.placement.keep_split(constants.examples.batch(step))
+        whole = lambda trained: eqx.combine(trained, constants.fixed)
+        value, grads, extra = settings.f.gradient(step_key, whole, carry.params, batch, settings.sign)
+        return (value, None), grads, extra
+    objective, args = objective_of(settings, constants, carry, step)
+    result, grads = value_and_grad(objective, has_aux=settings.has_state)(step_key, *args)
+    return (result if settings.has_state else (result, None)), grads, {}
 
 
 def objective_of(settings: Settings, constants: Constants, carry: Carry, step: Any) -> tuple[Callable, tuple]:
