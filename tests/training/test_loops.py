@@ -39,7 +39,12 @@ def test_nobody_else_writes_a_training_loop(package):
 
 
 def test_the_loop_of_the_library_is_found():
-    assert set(offenders("ppl")) == {"ppl/training/step.py", "ppl/training/ascent.py", "ppl/training/inner.py", MODE_SEARCH}
+    assert set(offenders("ppl")) == {
+        "ppl/training/step.py",
+        "ppl/training/ascent.py",
+        "ppl/training/inner.py",
+        MODE_SEARCH,
+    }
     assert {path for package in ("models", "tests") for path in offenders(package)} == BY_HAND
 
 
