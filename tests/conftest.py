@@ -1,5 +1,7 @@
 """How the tests run: in float64, with fixed keys, a persistent compilation cache and no windows."""
 
+import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -51,6 +53,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(gpu)
         if item.get_closest_marker("x64") and not X64:
             item.add_marker(x64)
+
+
+_MAPS = Path("/proc/self/maps")
+_TESTS = itertools.count(1)
+MOST_MAPS = 30_000
+"""Memory maps of a process from which on compiled programs are dropped: Linux allows 65,530, and each takes a few."""
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Between two tests, drop compiled programs where the next ones might find no memory map any more."""
+    if nextitem is not None and next(_TESTS) % 10 == 0 and _MAPS.exists():  # counting maps takes milliseconds
+        with _MAPS.open("rb") as maps:
+            many = sum(1 for _ in maps) > MOST_MAPS
+        if many:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture

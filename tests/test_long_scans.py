@@ -92,7 +92,7 @@ def test_checkpointed_steps_change_no_number():
         np.testing.assert_allclose(mine, theirs, rtol=1e-6)
 
 
-@pytest.mark.xfail(raises=TypeError, strict=True, reason="an enumerated choice in a checkpointed step of a scan")
+@pytest.mark.x64
 def test_checkpointed_steps_may_enumerate():
     def value(wrap):
         model = gen(
